@@ -1,0 +1,27 @@
+//! The configuration: every value here is usable.
+
+pub mod section;
+pub mod tree;
+
+use std::time::Duration;
+
+use crate::adapter::Source;
+use crate::pipeline::{rule, window};
+use crate::{health, logging, privacy, store, upload};
+
+/// All of it, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `agent.device_id`; the store's own id when none is given.
+    pub device_id: Option<String>,
+    /// `sensors.poll_interval_seconds`.
+    pub poll_interval: Duration,
+    pub sources: Vec<Source>,
+    pub windows: Vec<window::Settings>,
+    pub rules: Vec<rule::Settings>,
+    pub cloud: upload::Settings,
+    pub privacy: privacy::Settings,
+    pub store: store::Settings,
+    pub health: health::Settings,
+    pub logging: logging::Settings,
+}

@@ -1,0 +1,3 @@
+//! Life as a service.
+
+pub mod watchdog;

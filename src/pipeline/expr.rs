@@ -1,0 +1,1 @@
+//! `condition_expr`: Python's expression language over `ctx`, and nothing else.

@@ -1,0 +1,206 @@
+//! What moves through the agent: readings in batches, events, priorities, and the receipt that
+//! says a batch is durable.
+
+use std::ops::Range;
+
+use tokio::sync::oneshot;
+
+/// One value of one sensor, borrowed from the [`Batch`] that carries it.
+///
+/// Its JSON form is the documented `SensorReading`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reading<'a> {
+    pub sensor_name: &'a str,
+    /// Unix seconds UTC.
+    pub timestamp: f64,
+    pub value: f64,
+    pub unit: &'a str,
+    /// The text of a JSON object, `{}` when there is none.
+    pub metadata: &'a str,
+}
+
+/// How urgent delivery is; the lower number goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Priority {
+    Critical = 1,
+    Anomaly = 2,
+    Telemetry = 3,
+    Logs = 4,
+}
+
+impl Priority {
+    /// In the order of delivery.
+    pub const ALL: [Self; 4] = [Self::Critical, Self::Anomaly, Self::Telemetry, Self::Logs];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Critical => "CRITICAL",
+            Self::Anomaly => "ANOMALY",
+            Self::Telemetry => "TELEMETRY",
+            Self::Logs => "LOGS",
+        }
+    }
+}
+
+/// How serious an event is; decides its priority.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    #[default]
+    Info,
+    Warning,
+    Critical,
+}
+
+impl Severity {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// Why input was not accepted. Each refusal is counted under one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Refusal {
+    /// Not JSON, not CSV, not a number: nothing could be read out of it.
+    Malformed,
+    /// `sensor_name` or `value` is missing.
+    Incomplete,
+    /// NaN or infinite.
+    NotFinite,
+    /// The timestamp is before 2000 or more than a day ahead of the agent's clock.
+    Time,
+    /// A name, unit or metadata object longer than the limits in this file, or an empty name.
+    Size,
+    /// The privacy firewall drops this sensor or field.
+    Privacy,
+}
+
+impl Refusal {
+    pub const ALL: [Self; 6] =
+        [Self::Malformed, Self::Incomplete, Self::NotFinite, Self::Time, Self::Size, Self::Privacy];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Incomplete => "incomplete",
+            Self::NotFinite => "not_finite",
+            Self::Time => "time",
+            Self::Size => "size",
+            Self::Privacy => "privacy",
+        }
+    }
+}
+
+/// What a source learns once its batch is on stable storage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Readings that were stored.
+    pub accepted: u32,
+    /// Readings that were refused, and counted by reason.
+    pub refused: u32,
+}
+
+/// Sent once, after the commit. A dropped receipt means: not stored, do not acknowledge.
+pub type Receipt = oneshot::Sender<Committed>;
+
+/// Longest `sensor_name` in bytes.
+pub const SENSOR_NAME_BYTES_MAX: usize = 256;
+/// Longest `unit` in bytes.
+pub const UNIT_BYTES_MAX: usize = 32;
+/// Longest metadata object in bytes of JSON text.
+pub const METADATA_BYTES_MAX: usize = 4096;
+/// A source sends its batch on when it holds this many readings.
+pub const BATCH_READINGS_MAX: usize = 1024;
+/// A source sends its batch on when it holds this much text, in bytes.
+pub const BATCH_BYTES_MAX: usize = 256 * 1024;
+
+/// Readings of one source, in order of arrival, in one allocation for all their text.
+#[derive(Debug, Default)]
+pub struct Batch {
+    text: String,
+    rows: Vec<Row>,
+    refusals: Vec<(Refusal, Range<u32>)>,
+    /// Told after the commit, when the source wants to know.
+    pub receipt: Option<Receipt>,
+    /// The source cannot go on before this batch is committed, so waiting for more is in vain.
+    pub urgent: bool,
+}
+
+#[derive(Debug)]
+struct Row {
+    sensor_name: Range<u32>,
+    unit: Range<u32>,
+    metadata: Range<u32>,
+    timestamp: f64,
+    value: f64,
+}
+
+impl Batch {
+    /// Adds a reading. Limits are not checked here: that is the pipeline's part.
+    pub fn push(&mut self, reading: Reading<'_>) {
+        let row = Row {
+            sensor_name: self.keep(reading.sensor_name),
+            unit: self.keep(reading.unit),
+            metadata: self.keep(reading.metadata),
+            timestamp: reading.timestamp,
+            value: reading.value,
+        };
+        self.rows.push(row);
+    }
+
+    /// Notes that input was refused before it became a reading; `sensor` names its origin as well
+    /// as it is known (a sensor, a topic, a file).
+    pub fn refuse(&mut self, reason: Refusal, sensor: &str) {
+        let sensor = clip(sensor, SENSOR_NAME_BYTES_MAX);
+        let sensor = self.keep(sensor);
+        self.refusals.push((reason, sensor));
+    }
+
+    pub fn readings(&self) -> impl ExactSizeIterator<Item = Reading<'_>> {
+        self.rows.iter().map(|row| Reading {
+            sensor_name: self.at(&row.sensor_name),
+            timestamp: row.timestamp,
+            value: row.value,
+            unit: self.at(&row.unit),
+            metadata: self.at(&row.metadata),
+        })
+    }
+
+    pub fn refusals(&self) -> impl ExactSizeIterator<Item = (Refusal, &str)> {
+        self.refusals.iter().map(|(reason, sensor)| (*reason, self.at(sensor)))
+    }
+
+    /// Readings and refusals together.
+    pub fn len(&self) -> usize {
+        self.rows.len() + self.refusals.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the source should send it on now.
+    pub fn is_full(&self) -> bool {
+        self.len() >= BATCH_READINGS_MAX || self.text.len() >= BATCH_BYTES_MAX
+    }
+
+    fn keep(&mut self, text: &str) -> Range<u32> {
+        let start = u32::try_from(self.text.len()).expect("a batch is far below 4 GiB");
+        self.text.push_str(text);
+        start..u32::try_from(self.text.len()).expect("a batch is far below 4 GiB")
+    }
+
+    fn at(&self, range: &Range<u32>) -> &str {
+        &self.text[range.start as usize..range.end as usize]
+    }
+}
+
+/// The longest prefix of `text` that fits into `bytes_max` and ends between characters.
+pub fn clip(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
