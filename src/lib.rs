@@ -10,4 +10,5 @@ pub mod pipeline;
 pub mod privacy;
 pub mod reading;
 pub mod store;
+pub mod tls;
 pub mod upload;

@@ -214,10 +214,13 @@ impl Intake {
         if batch.is_empty() {
             return Ok(());
         }
-        let count = batch.readings().len() as u64;
-        self.batches.send(batch).await.map_err(|_| Error::Closed)?;
-        self.status.readings.fetch_add(count, Relaxed);
-        Ok(())
+        self.count(&batch);
+        self.batches.send(batch).await.map_err(|_| Error::Closed)
+    }
+
+    /// Counts a batch that is about to be handed on.
+    pub fn count(&self, batch: &Batch) {
+        self.status.readings.fetch_add(batch.readings().len() as u64, Relaxed);
     }
 
     /// Waits for `duration`; false when the source is to stop instead.

@@ -1,5 +1,7 @@
 //! The privacy firewall: what leaves the device, what stays on it, and what is never kept.
 
+pub mod audit;
+
 /// `[privacy]`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {

@@ -1,11 +1,42 @@
 //! The store: readings, events and the delivery queue in one SQLite file that one thread owns.
+//!
+//! Items are stored as they will be sent: JSON lines, compressed in blocks, one block per lane and
+//! commit. Every item of a lane has a sequence number that is never used again. What is to be
+//! delivered is a set of ranges of those numbers, and a batch is such a range, written down
+//! ("frozen") before its first attempt, so that a retry sends the same bytes under the same id.
+
+mod block;
+mod queue;
+mod retention;
+mod schema;
+mod staged;
+mod worker;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::reading::{Committed, Priority, Receipt};
+use crate::reading::Priority;
+
+pub use staged::Staged;
+pub use worker::open;
+
+/// The file inside the state directory.
+pub const DATABASE_FILE: &str = "edge_store.db";
+
+/// `[store]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// The folder of [`DATABASE_FILE`].
+    pub state_dir: PathBuf,
+    /// Most bytes the database may use; the oldest goes first when it is reached.
+    pub size_bytes_max: u64,
+    /// The longest an accepted reading waits for its commit.
+    pub commit_interval: Duration,
+}
 
 /// Where an item goes: one lane per priority, and one that is never delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,9 +52,21 @@ pub enum Lane {
 
 impl Lane {
     pub const ALL: [Self; 5] = [Self::Critical, Self::Anomaly, Self::Telemetry, Self::Logs, Self::Local];
+    /// Those that are delivered, most urgent first.
+    pub const DELIVERED: [Self; 4] = [Self::Critical, Self::Anomaly, Self::Telemetry, Self::Logs];
 
+    /// From 0, for tables indexed by lane.
     pub fn index(self) -> usize {
         self as usize - 1
+    }
+
+    /// Whether its items are sent at once instead of waiting for a batch to fill.
+    pub fn is_urgent(self) -> bool {
+        matches!(self, Self::Critical | Self::Anomaly)
+    }
+
+    fn from_number(number: i64) -> Option<Self> {
+        Self::ALL.into_iter().find(|lane| *lane as i64 == number)
     }
 }
 
@@ -38,19 +81,8 @@ impl From<Priority> for Lane {
     }
 }
 
-/// `[store]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    /// The folder of `edge_store.db`.
-    pub state_dir: PathBuf,
-    /// Most bytes the database may use; the oldest goes first when it is reached.
-    pub size_bytes_max: u64,
-    /// The longest an accepted reading waits for its commit.
-    pub commit_interval: Duration,
-}
-
-/// A range of one lane that is sent as one request, for ever under one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A range of one lane that is sent as one request, for ever under one id. Both ends are included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BatchKey {
     pub lane: Lane,
     pub first: u64,
@@ -75,7 +107,7 @@ pub struct FrozenBatch {
     pub items: Vec<u8>,
 }
 
-/// What the store is asked for next.
+/// What the uploader asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Want {
     pub items_max: u32,
@@ -94,4 +126,174 @@ pub enum Outcome {
     DeadLetter {
         reason: String,
     },
+}
+
+/// What waits for delivery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Undelivered items by lane, in the order of [`Lane::DELIVERED`].
+    pub items: [u64; 4],
+}
+
+impl Pending {
+    pub fn total(&self) -> u64 {
+        self.items.iter().sum()
+    }
+
+    /// Whether something waits that is sent at once.
+    pub fn is_urgent(&self) -> bool {
+        self.items[0] + self.items[1] > 0
+    }
+}
+
+/// What the store shows of itself. Written by the store thread alone.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Undelivered items by lane, in the order of [`Lane::DELIVERED`].
+    pub pending: [AtomicU64; 4],
+    /// Items stored since start, in every lane.
+    pub items_stored: AtomicU64,
+    pub commits: AtomicU64,
+    /// Bytes of compressed blocks since start.
+    pub block_bytes: AtomicU64,
+    /// Undelivered items that retention dropped since start, by lane.
+    pub dropped: [AtomicU64; 4],
+    /// Items set aside because the endpoint refused them, since start.
+    pub dead_letters: AtomicU64,
+    /// Bytes in use inside the database file.
+    pub used_bytes: AtomicU64,
+    /// Unix milliseconds of the last commit; 0 before the first.
+    pub last_commit_ms: AtomicU64,
+    /// 1 while the disk is full and commits wait for room.
+    pub disk_full: AtomicU64,
+}
+
+impl Counters {
+    pub fn pending(&self) -> Pending {
+        Pending { items: std::array::from_fn(|index| self.pending[index].load(Relaxed)) }
+    }
+}
+
+/// The store does not answer any more: it failed or was closed.
+#[derive(Debug, thiserror::Error)]
+#[error("the store is closed")]
+pub struct Closed;
+
+/// Why the store cannot be opened or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "the bundled SQLite is {found}; {needed} or later is needed because older ones can corrupt a WAL database"
+    )]
+    OldSqlite { found: String, needed: &'static str },
+    #[error("{path} has schema version {found}, this agent knows up to {known}; install the newer agent again or move the file away", path = path.display())]
+    NewerSchema { path: PathBuf, found: i64, known: i64 },
+    #[error("{what} {path}", path = path.display())]
+    Io { what: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("{what}")]
+    Sqlite { what: &'static str, source: rusqlite::Error },
+    #[error("{what} is damaged: {detail}")]
+    Damaged { what: &'static str, detail: String },
+}
+
+/// A record to be, for the privacy audit chain.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuditEntry {
+    pub action: String,
+    pub details: serde_json::Value,
+    /// Unix seconds.
+    pub timestamp: f64,
+}
+
+/// What the store thread is asked to do. It answers after the commit that makes the answer true.
+#[derive(Debug)]
+enum Command {
+    Append(Box<Staged>),
+    NextBatch(Want, oneshot::Sender<Option<FrozenBatch>>),
+    Settle(BatchKey, Outcome),
+    Audit(AuditEntry),
+    Ping(oneshot::Sender<()>),
+}
+
+/// The way to the store thread. When its queue is full, callers wait: that is the back-pressure
+/// that reaches the devices.
+#[derive(Clone, Debug)]
+pub struct Store {
+    commands: mpsc::Sender<Command>,
+    pending: watch::Receiver<Pending>,
+    counters: Arc<Counters>,
+    /// Random, made with the database: the start of every batch id.
+    id: Arc<str>,
+}
+
+impl Store {
+    /// Unique to this database, stable for its life.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// What waits for delivery, as of the last commit.
+    pub fn pending(&self) -> watch::Receiver<Pending> {
+        self.pending.clone()
+    }
+
+    /// Hands over what is to be committed; the receipts inside are told after the commit. Waits
+    /// while the queue of commands is full.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`]: nothing was stored, the receipts are dropped.
+    pub async fn append(&self, staged: Staged) -> Result<(), Closed> {
+        self.send(Command::Append(Box::new(staged))).await
+    }
+
+    /// The batch to send next: one that was frozen before, else a new one, most urgent lane first.
+    /// A new one is durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`]: the agent is stopping.
+    pub async fn next_batch(&self, want: Want) -> Result<Option<FrozenBatch>, Closed> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::NextBatch(want, reply)).await?;
+        answer.await.map_err(|_| Closed)
+    }
+
+    /// Records how an attempt ended. Durable no later than the next answer of [`Self::next_batch`];
+    /// lost before that, the batch is sent again under the same id.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`]: the agent is stopping.
+    pub async fn settle(&self, key: BatchKey, outcome: Outcome) -> Result<(), Closed> {
+        self.send(Command::Settle(key, outcome)).await
+    }
+
+    /// Appends to the privacy audit chain.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`]: the agent is stopping.
+    pub async fn audit(&self, entry: AuditEntry) -> Result<(), Closed> {
+        self.send(Command::Audit(entry)).await
+    }
+
+    /// Returns once the store thread has worked off everything that was queued before.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`]: the store failed or was closed.
+    pub async fn ping(&self) -> Result<(), Closed> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Ping(reply)).await?;
+        answer.await.map_err(|_| Closed)
+    }
+
+    async fn send(&self, command: Command) -> Result<(), Closed> {
+        self.commands.send(command).await.map_err(|_| Closed)
+    }
 }

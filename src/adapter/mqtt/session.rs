@@ -1,0 +1,295 @@
+//! One connection to the broker, from CONNECT to its end.
+//!
+//! Messages are gathered while the socket has more, handed on when it is quiet, and acknowledged when
+//! the store says so. Each connection has a client of its own, so that an acknowledgement can never
+//! reach a later connection, where its packet identifier may mean another message.
+
+use std::collections::{HashSet, VecDeque};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rumqttc::mqttbytes::QoS;
+use rumqttc::mqttbytes::v5::{ConnAck, Packet, Publish, RetainForwardRule, SubAck, SubscribeFilter, SubscribeReasonCode};
+use rumqttc::{AckMode, AsyncClient, Event, EventLoop, IncomingPacketSizeLimit, ManualAck, MqttOptions, Transport};
+use rumqttc::{NetworkOptions, SubscribeFilterInput, TlsConfiguration};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::super::json::{self, Defaults};
+use super::super::{Intake, State};
+use super::resume::EmptySession;
+use super::{NameFrom, Route, Source};
+use crate::clock;
+use crate::reading::{Batch, Committed, Refusal};
+use crate::tls;
+
+/// A message above this size in bytes ends the connection; the broker is told so at CONNECT.
+const PACKET_BYTES_MAX: u32 = 256 * 1024;
+/// Acknowledgements, and outgoing packets, that the client sends with one write.
+const REQUESTS_PER_WRITE_MAX: usize = 256;
+/// Messages taken from the socket with one wake-up; the library's own upper bound.
+const READS_PER_WAKE_UP_MAX: usize = 128;
+/// For TCP and TLS and CONNACK together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// At the end: for commits under way and their acknowledgements.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why a connection ended.
+pub enum Error {
+    /// The broker is not there, or refused us: try again.
+    Connection(String),
+    /// The pipeline or the store is gone.
+    Fatal(super::Error),
+}
+
+/// What must outlive a connection, as long as the broker keeps the session.
+#[derive(Default)]
+pub struct Resumed {
+    /// Packet identifiers of QoS 2 messages that are stored and whose handshake is not complete: sent
+    /// again, they are acknowledged and not stored again.
+    stored_qos2: HashSet<u16>,
+}
+
+/// Messages that wait for one commit.
+struct InFlight {
+    acks: Vec<ManualAck>,
+    receipt: oneshot::Receiver<Committed>,
+}
+
+struct Session<'s> {
+    source: &'s Source,
+    intake: &'s Intake,
+    route: &'s Route<'s>,
+    resumed: &'s mut Resumed,
+    client: AsyncClient,
+    batch: Batch,
+    /// Of the messages in `batch`.
+    acks: Vec<ManualAck>,
+    in_flight: VecDeque<InFlight>,
+    /// Messages that are not acknowledged yet.
+    unacknowledged: usize,
+}
+
+/// Connects and receives until told to stop. `failures` is set to 0 once connected.
+pub async fn run(
+    source: &Source,
+    intake: &Intake,
+    route: &Route<'_>,
+    resumed: &mut Resumed,
+    failures: &mut u32,
+) -> Result<(), Error> {
+    let (client, mut event_loop) = connect(source, intake)?;
+    let mut session = Session {
+        source,
+        intake,
+        route,
+        resumed,
+        client,
+        batch: Batch::default(),
+        acks: Vec::new(),
+        in_flight: VecDeque::new(),
+        unacknowledged: 0,
+    };
+    let mut stop = pin!(intake.stop.cancelled());
+    loop {
+        // The event loop is polled to its end, never dropped half-way: what it has read stays read.
+        let mut poll = pin!(event_loop.poll());
+        let event = loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => break None,
+                event = &mut poll, if !session.batch.is_full() => break Some(event),
+                committed = receipt(&mut session.in_flight) => session.acknowledge(committed)?,
+                permit = intake.batches.reserve(), if !session.batch.is_empty() => {
+                    session.hand_over(permit.map_err(|_| Error::Fatal(super::Error::Closed))?);
+                }
+            }
+        };
+        match event {
+            Some(Ok(Event::Incoming(Packet::ConnAck(connack)))) => {
+                // From here on the store would be asked to save after every packet.
+                event_loop.options.clear_session_store();
+                session.connected(&connack, std::mem::take(failures))?;
+            }
+            Some(Ok(Event::Incoming(packet))) => session.receive(packet),
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(Error::Connection(error.to_string())),
+            None => break,
+        }
+    }
+    // What the last poll holds is not taken in any more; the broker keeps it for the next session.
+    timeout(FAREWELL_TIMEOUT, session.farewell(&mut event_loop)).await.unwrap_or(Ok(()))
+}
+
+impl Session<'_> {
+    fn connected(&mut self, connack: &ConnAck, failures: u32) -> Result<(), Error> {
+        let filters = self.source.topics.iter().map(|topic| {
+            let mut filter = SubscribeFilter::new(topic.filter.clone(), topic.qos);
+            // A topic that the kept session knows already does not send its retained message again.
+            filter.retain_forward_rule = RetainForwardRule::OnNewSubscribe;
+            SubscribeFilterInput::from(filter)
+        });
+        self.client.try_subscribe_many(filters).map_err(|error| Error::Connection(error.to_string()))?;
+        if !connack.session_present {
+            self.resumed.stored_qos2.clear();
+        }
+        self.intake.status.set(State::Connected);
+        tracing::info!(
+            broker = %self.source.host,
+            port = self.source.port,
+            session_kept = connack.session_present,
+            failed_attempts = failures,
+            "mqtt: connected"
+        );
+        Ok(())
+    }
+
+    fn receive(&mut self, packet: Packet) {
+        match packet {
+            Packet::Publish(publish) => self.take_in(&publish),
+            Packet::PubRel(release) => {
+                self.resumed.stored_qos2.remove(&release.pkid);
+            }
+            Packet::SubAck(suback) => self.check_subscriptions(&suback),
+            _ => {}
+        }
+    }
+
+    fn take_in(&mut self, publish: &Publish) {
+        let stored = publish.qos == QoS::ExactlyOnce && self.resumed.stored_qos2.contains(&publish.pkid);
+        if !stored {
+            self.read(publish);
+        }
+        if let Some(ack) = self.client.prepare_ack(publish) {
+            self.unacknowledged += 1;
+            self.acks.push(ack);
+        }
+    }
+
+    /// Reads the payload; what cannot be read is counted, and acknowledged like the rest, or the broker
+    /// would send it for ever.
+    fn read(&mut self, publish: &Publish) {
+        let Ok(name) = std::str::from_utf8(&publish.topic) else {
+            return self.batch.refuse(Refusal::Malformed, "");
+        };
+        // A topic that is not configured any more, of a session that the broker kept.
+        let Some(topic) = self.route.find(name) else { return };
+        let Ok(payload) = std::str::from_utf8(&publish.payload) else {
+            return self.batch.refuse(Refusal::Malformed, name);
+        };
+        let sensor_name = match topic.sensor_name_from {
+            NameFrom::Topic => name,
+            NameFrom::LastLevel => name.rsplit('/').next().unwrap_or(name),
+            NameFrom::Device => &topic.device,
+        };
+        let defaults = Defaults {
+            sensor_name: Some(sensor_name),
+            unit: &topic.unit,
+            units: None,
+            timestamp: clock::unix_seconds(),
+            origin: name,
+        };
+        json::push_payload(&mut self.batch, payload, &defaults);
+    }
+
+    fn hand_over(&mut self, permit: tokio::sync::mpsc::Permit<'_, Batch>) {
+        let mut batch = std::mem::take(&mut self.batch);
+        if !self.acks.is_empty() {
+            let (sender, receipt) = oneshot::channel();
+            batch.receipt = Some(sender);
+            self.in_flight.push_back(InFlight { acks: std::mem::take(&mut self.acks), receipt });
+        }
+        // Half the window is used up: acknowledge it while the other half keeps coming.
+        batch.urgent = self.unacknowledged * 2 >= usize::from(self.source.receive_maximum);
+        self.intake.count(&batch);
+        permit.send(batch);
+    }
+
+    fn acknowledge(&mut self, committed: Option<Vec<ManualAck>>) -> Result<(), Error> {
+        let acks = committed.ok_or_else(|| {
+            // Not acknowledged: the broker sends it again with the next connection.
+            Error::Fatal(super::Error::Failed("a batch was not stored".to_owned()))
+        })?;
+        self.unacknowledged -= acks.len();
+        for ack in acks {
+            if let ManualAck::PubRec(received) = &ack {
+                self.resumed.stored_qos2.insert(received.pkid);
+            }
+            self.client.try_manual_ack(ack).map_err(|error| Error::Connection(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn check_subscriptions(&self, suback: &SubAck) {
+        for (topic, code) in self.source.topics.iter().zip(&suback.return_codes) {
+            if !matches!(code, SubscribeReasonCode::Success(_)) {
+                tracing::error!(topic = topic.filter, ?code, "mqtt: the broker refused a subscription; check its access rules");
+                self.intake.status.set_error(format!("subscription to {} refused: {code:?}", topic.filter));
+            }
+        }
+    }
+
+    /// Hands over what was read, waits for its commit, acknowledges it and says goodbye.
+    async fn farewell(&mut self, event_loop: &mut EventLoop) -> Result<(), Error> {
+        if !self.batch.is_empty() {
+            let permit = self.intake.batches.reserve().await;
+            self.hand_over(permit.map_err(|_| Error::Fatal(super::Error::Closed))?);
+        }
+        while !self.in_flight.is_empty() {
+            let committed = receipt(&mut self.in_flight).await;
+            self.acknowledge(committed)?;
+        }
+        // Queued behind the acknowledgements, so it is sent after them.
+        if self.client.disconnect().await.is_ok() {
+            while event_loop.poll().await.is_ok() {}
+        }
+        Ok(())
+    }
+}
+
+/// The acknowledgements of the oldest batch under way, once it is committed; `None` when it will not
+/// be. Never resolves while none is under way.
+async fn receipt(in_flight: &mut VecDeque<InFlight>) -> Option<Vec<ManualAck>> {
+    let Some(oldest) = in_flight.front_mut() else { return std::future::pending().await };
+    let committed = (&mut oldest.receipt).await.is_ok();
+    let oldest = in_flight.pop_front().expect("it was there a moment ago");
+    committed.then_some(oldest.acks)
+}
+
+fn connect(source: &Source, intake: &Intake) -> Result<(AsyncClient, EventLoop), Error> {
+    let client_id = source.client_id.clone().unwrap_or_else(|| format!("pyvorin-{}", intake.device_id));
+    let mut options = MqttOptions::new(client_id, (source.host.as_str(), source.port));
+    let session_expiry_seconds = u32::try_from(source.session_expiry.as_secs()).unwrap_or(u32::MAX);
+    options
+        .set_keep_alive(u16::try_from(source.keep_alive.as_secs()).unwrap_or(u16::MAX))
+        .set_clean_start(false)
+        .set_session_expiry_interval(Some(session_expiry_seconds))
+        .set_session_store(EmptySession { session_expiry_seconds })
+        .set_receive_maximum(Some(source.receive_maximum))
+        .set_max_packet_size(Some(PACKET_BYTES_MAX))
+        .set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(PACKET_BYTES_MAX))
+        .set_ack_mode(AckMode::Manual)
+        .set_max_request_batch(REQUESTS_PER_WRITE_MAX)
+        .set_read_batch_size(READS_PER_WAKE_UP_MAX);
+    let mut network = NetworkOptions::new();
+    network.set_connection_timeout(CONNECT_TIMEOUT.as_secs());
+    network.set_tcp_nodelay(true);
+    options.set_network_options(network);
+    match (&source.username, &source.password) {
+        (Some(username), Some(password)) => {
+            options.set_credentials(username.clone(), password.reveal().to_owned());
+        }
+        (Some(username), None) => {
+            options.set_username(username.clone());
+        }
+        (None, _) => {}
+    }
+    if let Some(files) = &source.tls {
+        let config = tls::client_config(files).map_err(|error| Error::Connection(error.to_string()))?;
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(&config))));
+    }
+    // Room for every acknowledgement that the window allows, so that queueing one never fails.
+    let capacity = usize::from(source.receive_maximum) + 64;
+    Ok(AsyncClient::builder(options).capacity(capacity).build())
+}
