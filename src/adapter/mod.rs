@@ -3,6 +3,10 @@
 //! An adapter turns its configuration into [`Source`]s and runs each until it is told to stop. What
 //! restarts it, what counts its readings and what makes it wait when the store is slow is [`Intake`].
 
+pub mod json;
+#[cfg(test)]
+pub mod test_support;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
