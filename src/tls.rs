@@ -97,8 +97,7 @@ fn private_roots(path: &Path) -> Result<RootCertStore, Error> {
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let pem = read(path)?;
-    let unusable =
-        |detail: String| Error::Pem { path: path.to_owned(), what: "certificate", detail };
+    let unusable = |detail: String| Error::Pem { path: path.to_owned(), what: "certificate", detail };
     let certificates = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| unusable(error.to_string()))?;

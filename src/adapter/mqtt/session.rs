@@ -93,16 +93,18 @@ pub async fn run(
     };
     let mut stop = pin!(intake.stop.cancelled());
     loop {
-        // The event loop is polled to its end, never dropped half-way: what it has read stays read.
-        let mut poll = pin!(event_loop.poll());
-        let event = loop {
-            tokio::select! {
-                biased;
-                () = &mut stop => break None,
-                event = &mut poll, if !session.batch.is_full() => break Some(event),
-                committed = receipt(&mut session.in_flight) => session.acknowledge(committed)?,
-                permit = intake.batches.reserve(), if !session.batch.is_empty() => {
-                    session.hand_over(permit.map_err(|_| Error::Fatal(super::Error::Closed))?);
+        let event = {
+            // Polled to its end, never dropped half-way: what it has read stays read.
+            let mut poll = pin!(event_loop.poll());
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut stop => break None,
+                    event = &mut poll, if !session.batch.is_full() => break Some(event),
+                    committed = receipt(&mut session.in_flight) => session.acknowledge(committed)?,
+                    permit = intake.batches.reserve(), if !session.batch.is_empty() => {
+                        session.hand_over(permit.map_err(|_| Error::Fatal(super::Error::Closed))?);
+                    }
                 }
             }
         };
@@ -190,7 +192,13 @@ impl Session<'_> {
             timestamp: clock::unix_seconds(),
             origin: name,
         };
-        json::push_payload(&mut self.batch, payload, &defaults);
+        if payload.trim_ascii_start().starts_with('[') {
+            if json::push_document(&mut self.batch, payload, &defaults).is_err() {
+                self.batch.refuse(Refusal::Malformed, name);
+            }
+        } else {
+            json::push_line(&mut self.batch, payload, &defaults);
+        }
     }
 
     fn hand_over(&mut self, permit: tokio::sync::mpsc::Permit<'_, Batch>) {
