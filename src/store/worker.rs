@@ -157,15 +157,16 @@ impl Worker {
             tracing::info!("the disk has room again: commits go on");
         }
         self.counters.items_stored.fetch_add(u64::from(group.staged.items()), Relaxed);
+        self.publish()?;
         group.staged.confirm();
         if let Some((_, reply)) = group.wanted {
             // An uploader that stopped waiting finds the batch frozen next time.
             reply.send(batch).ok();
         }
         for ping in group.pings {
+            // A watchdog that gave up waiting has drawn its own conclusion.
             ping.send(()).ok();
         }
-        self.publish()?;
         self.retain()
     }
 

@@ -1,0 +1,249 @@
+//! The store against real files: order, freezing, restarts, retention.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::lifecycle::watchdog::Progress;
+use crate::reading::Committed;
+
+const WANT: Want = Want { items_max: 10, bytes_max: 1 << 20, partial: true };
+
+struct Opened {
+    store: Store,
+    end: oneshot::Receiver<Result<(), Error>>,
+}
+
+impl Opened {
+    fn at(dir: &Path) -> Self {
+        Self::with_size(dir, 1 << 30)
+    }
+
+    fn with_size(dir: &Path, size_bytes_max: u64) -> Self {
+        let settings =
+            Settings { state_dir: dir.to_owned(), size_bytes_max, commit_interval: Duration::from_secs(1) };
+        let (store, end) = open(settings, Arc::new(Progress::default())).expect("opens");
+        Self { store, end }
+    }
+
+    async fn append(&self, lane: Lane, items: impl IntoIterator<Item = String>) -> Committed {
+        let mut staged = Staged::default();
+        for item in items {
+            staged.push(lane, 1.0, |out| out.extend_from_slice(item.as_bytes()));
+        }
+        let (sender, receipt) = oneshot::channel();
+        let committed = Committed { accepted: staged.items(), refused: 0 };
+        staged.answer(sender, committed);
+        self.store.append(staged).await.expect("open");
+        receipt.await.expect("committed")
+    }
+
+    async fn next(&self) -> Option<FrozenBatch> {
+        self.store.next_batch(WANT).await.expect("open")
+    }
+
+    async fn close(self) {
+        drop(self.store);
+        self.end.await.expect("the thread answers").expect("no failure");
+    }
+}
+
+fn items(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {
+    range.map(|number| number.to_string())
+}
+
+fn text(batch: &FrozenBatch) -> &str {
+    std::str::from_utf8(&batch.items).unwrap()
+}
+
+#[tokio::test]
+async fn items_leave_in_the_order_they_came_in_batches_of_the_wanted_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Opened::at(dir.path());
+    assert_eq!(opened.append(Lane::Telemetry, items(0..7)).await.accepted, 7);
+    opened.append(Lane::Telemetry, items(7..14)).await;
+    let first = opened.next().await.unwrap();
+    assert_eq!(text(&first), "0,1,2,3,4,5,6,7,8,9");
+    opened.store.settle(first.key, Outcome::Delivered).await.unwrap();
+    let second = opened.next().await.unwrap();
+    assert_eq!(text(&second), "10,11,12,13");
+    assert_eq!((second.key.first, second.key.last), (11, 14));
+    opened.store.settle(second.key, Outcome::Delivered).await.unwrap();
+    assert_eq!(opened.next().await, None);
+    assert_eq!(opened.store.counters().pending().total(), 0);
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn a_frozen_batch_is_the_same_after_more_data_and_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Opened::at(dir.path());
+    opened.append(Lane::Telemetry, items(0..3)).await;
+    let frozen = opened.next().await.unwrap();
+    opened.append(Lane::Telemetry, items(3..6)).await;
+    assert_eq!(opened.next().await.unwrap(), frozen);
+    let id = opened.store.id().to_owned();
+    opened.close().await;
+
+    let reopened = Opened::at(dir.path());
+    assert_eq!(reopened.store.id(), id);
+    assert_eq!(reopened.next().await.unwrap(), frozen);
+    reopened.close().await;
+}
+
+#[tokio::test]
+async fn a_partial_batch_waits_unless_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Opened::at(dir.path());
+    opened.append(Lane::Telemetry, items(0..3)).await;
+    let want = Want { partial: false, ..WANT };
+    assert_eq!(opened.store.next_batch(want).await.unwrap(), None);
+    opened.append(Lane::Critical, items(50..51)).await;
+    assert_eq!(text(&opened.store.next_batch(want).await.unwrap().unwrap()), "50");
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn the_most_urgent_lane_goes_first_even_before_a_frozen_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Opened::at(dir.path());
+    opened.append(Lane::Telemetry, items(0..3)).await;
+    opened.next().await.unwrap();
+    opened.append(Lane::Logs, items(20..21)).await;
+    opened.append(Lane::Critical, items(10..11)).await;
+    let mut order = Vec::new();
+    while let Some(batch) = opened.next().await {
+        order.push(text(&batch).to_owned());
+        opened.store.settle(batch.key, Outcome::Delivered).await.unwrap();
+    }
+    assert_eq!(order, ["10", "0,1,2", "20"]);
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn after_a_restart_live_data_goes_before_the_backlog() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Opened::at(dir.path());
+    opened.append(Lane::Telemetry, items(0..25)).await;
+    opened.close().await;
+
+    let reopened = Opened::at(dir.path());
+    let backlog = reopened.next().await.unwrap();
+    assert_eq!(text(&backlog), "0,1,2,3,4,5,6,7,8,9");
+    reopened.append(Lane::Telemetry, items(100..110)).await;
+    reopened.store.settle(backlog.key, Outcome::Delivered).await.unwrap();
+    assert!(text(&reopened.next().await.unwrap()).starts_with("100,"));
+    reopened.close().await;
+}
+
+#[tokio::test]
+async fn a_local_item_is_in_no_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Opened::at(dir.path());
+    opened.append(Lane::Local, items(0..3)).await;
+    assert_eq!(opened.next().await, None);
+    assert_eq!(opened.store.counters().pending().total(), 0);
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn a_split_batch_is_sent_as_its_halves_until_the_bad_item_is_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Opened::at(dir.path());
+    opened.append(Lane::Telemetry, items(0..5)).await;
+    let mut delivered = Vec::new();
+    while let Some(batch) = opened.next().await {
+        let outcome = match (text(&batch).split(',').any(|item| item == "3"), batch.key.count()) {
+            (false, _) => {
+                delivered.push(text(&batch).to_owned());
+                Outcome::Delivered
+            }
+            (true, 1) => Outcome::DeadLetter { reason: "400".to_owned() },
+            (true, _) => Outcome::Split,
+        };
+        opened.store.settle(batch.key, outcome).await.unwrap();
+    }
+    assert_eq!(delivered, ["0,1", "2", "4"]);
+    assert_eq!(opened.store.counters().dead_letters.load(Relaxed), 1);
+    opened.close().await;
+    let db = rusqlite::Connection::open_with_flags(
+        dir.path().join(DATABASE_FILE),
+        rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY,
+    )
+    .unwrap();
+    let set_aside: (i64, String, Vec<u8>) = db
+        .query_row("SELECT sequence, reason, item FROM dead_letter", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .unwrap();
+    assert_eq!(set_aside, (4, "400".to_owned(), b"3".to_vec()));
+}
+
+#[tokio::test]
+async fn a_batch_stays_below_its_bytes_but_holds_at_least_one_item() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Opened::at(dir.path());
+    opened.append(Lane::Telemetry, ["aaaaaaaaaa", "bbbb", "cccc"].map(str::to_owned)).await;
+    let want = Want { items_max: 10, bytes_max: 10, partial: true };
+    let mut batches = Vec::new();
+    while let Some(batch) = opened.store.next_batch(want).await.unwrap() {
+        batches.push(text(&batch).to_owned());
+        opened.store.settle(batch.key, Outcome::Delivered).await.unwrap();
+    }
+    assert_eq!(batches, ["aaaaaaaaaa", "bbbb,cccc"]);
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn retention_keeps_the_size_and_counts_what_it_drops() {
+    let dir = tempfile::tempdir().unwrap();
+    let size_bytes_max = 512 * 1024;
+    let opened = Opened::with_size(dir.path(), size_bytes_max);
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut noise = |_| (0..1000).map(|_| random.alphanumeric()).collect::<String>();
+    for _ in 0..30 {
+        opened.append(Lane::Telemetry, (0..50).map(&mut noise)).await;
+    }
+    opened.store.ping().await.unwrap();
+    let counters = opened.store.counters().clone();
+    assert!(counters.used_bytes.load(Relaxed) <= size_bytes_max);
+    let dropped = counters.dropped[Lane::Telemetry.index()].load(Relaxed);
+    assert!(dropped > 0);
+    assert_eq!(counters.pending().total() + dropped, 30 * 50);
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn sequence_numbers_are_not_reused_when_a_lane_was_emptied() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Opened::with_size(dir.path(), 1);
+    opened.append(Lane::Telemetry, items(0..10)).await;
+    opened.store.ping().await.unwrap();
+    assert_eq!(opened.store.counters().pending().total(), 0, "everything was dropped");
+    opened.close().await;
+
+    let reopened = Opened::at(dir.path());
+    reopened.append(Lane::Telemetry, items(0..1)).await;
+    assert_eq!(reopened.next().await.unwrap().key.first, 11);
+    reopened.close().await;
+}
+
+#[test]
+fn a_database_of_a_newer_agent_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(DATABASE_FILE);
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_CREATE;
+    let db = rusqlite::Connection::open_with_flags(&path, flags).unwrap();
+    db.pragma_update(None, "user_version", 99).unwrap();
+    drop(db);
+    let settings = Settings {
+        state_dir: dir.path().to_owned(),
+        size_bytes_max: 1 << 20,
+        commit_interval: Duration::from_secs(1),
+    };
+    let error = open(settings, Arc::new(Progress::default())).expect_err("refused");
+    assert!(error.to_string().contains("schema version 99"), "{error}");
+}
