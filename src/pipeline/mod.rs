@@ -1,6 +1,117 @@
-//! What happens to a reading between its source and the store, in order: validation, the privacy
-//! firewall, windows, rules, encoding.
+//! What happens to a reading between its source and the store: it is validated, judged by the privacy
+//! firewall, held against windows and rules, encoded, and gathered for the next commit.
 
+pub mod encode;
 pub mod expr;
+mod gather;
 pub mod rule;
+mod stages;
+mod validate;
 pub mod window;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use self::gather::Gather;
+pub use self::stages::Stages;
+use crate::clock;
+use crate::health::state::PipelineCounters;
+use crate::lifecycle::watchdog::Progress;
+use crate::reading::Batch;
+use crate::store::{Closed, Staged, Store};
+
+/// How often windows are looked at that no reading ends.
+const TICK: Duration = Duration::from_secs(1);
+/// Batches taken in before the store and the timers get their turn.
+const BATCHES_PER_TURN_MAX: usize = 64;
+
+/// What the pipeline is connected to.
+pub struct Wiring {
+    /// Bounded; it ends when every source is gone, and then so does the pipeline.
+    pub batches: mpsc::Receiver<Batch>,
+    /// New stages, after a reload.
+    pub reloads: mpsc::Receiver<Stages>,
+    pub store: Store,
+    pub counters: Arc<PipelineCounters>,
+    pub progress: Arc<Progress>,
+    /// The longest an accepted reading waits for its commit.
+    pub commit_interval: Duration,
+}
+
+/// Runs until every source is gone and what they sent is handed to the store.
+///
+/// # Errors
+///
+/// The store is closed; what was not committed is not acknowledged.
+pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
+    let Wiring { mut batches, mut reloads, store, counters, progress, commit_interval } = wiring;
+    let mut staged = Staged::default();
+    let mut gather = Gather::new(commit_interval);
+    // Reset only when it has fired: setting a timer for every arrival would cost more than the
+    // readings do.
+    let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut armed = false;
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let now = Instant::now();
+        let due = gather.due();
+        let is_due = due.is_some_and(|due| due <= now);
+        if let Some(due) = due.filter(|due| !is_due && (!armed || *due < timer.deadline())) {
+            timer.as_mut().reset(due);
+            armed = true;
+        }
+        if staged.is_empty() {
+            progress.idle();
+        }
+        tokio::select! {
+            biased;
+            permit = store.reserve(), if is_due => {
+                permit?.append(std::mem::take(&mut staged));
+                gather.committed(Instant::now());
+            }
+            batch = batches.recv(), if !is_due => {
+                let Some(batch) = batch else { break };
+                progress.moved(clock::since_boot());
+                take_in(batch, &mut stages, &mut staged, &mut gather, &counters);
+                for _ in 1..BATCHES_PER_TURN_MAX {
+                    let Ok(batch) = batches.try_recv() else { break };
+                    take_in(batch, &mut stages, &mut staged, &mut gather, &counters);
+                }
+            }
+            () = &mut timer, if armed => armed = false,
+            Some(new) = reloads.recv() => stages = new.carry_over(stages),
+            _ = tick.tick(), if !stages.windows.is_empty() => {
+                stages.tick(clock::unix_seconds(), &mut staged, &counters);
+                if !staged.is_empty() {
+                    gather.arrived(0, false, staged.size_bytes(), Instant::now());
+                }
+            }
+        }
+    }
+    if !staged.is_empty() {
+        store.append(staged).await?;
+    }
+    progress.idle();
+    Ok(())
+}
+
+fn take_in(
+    mut batch: Batch,
+    stages: &mut Stages,
+    staged: &mut Staged,
+    gather: &mut Gather,
+    counters: &PipelineCounters,
+) {
+    let committed = stages.take_in(&batch, clock::unix_seconds(), staged, counters);
+    let mut awaited = 0;
+    if let Some(receipt) = batch.receipt.take() {
+        awaited = committed.accepted + committed.refused;
+        staged.answer(receipt, committed);
+    }
+    gather.arrived(awaited, batch.urgent, staged.size_bytes(), Instant::now());
+}

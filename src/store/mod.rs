@@ -218,6 +218,17 @@ enum Command {
     Ping(oneshot::Sender<()>),
 }
 
+/// Room for one [`Store::append`].
+#[derive(Debug)]
+pub struct Slot<'s>(mpsc::Permit<'s, Command>);
+
+impl Slot<'_> {
+    /// Hands over what is to be committed; the receipts inside are told after the commit.
+    pub fn append(self, staged: Staged) {
+        self.0.send(Command::Append(Box::new(staged)));
+    }
+}
+
 /// The way to the store thread. When its queue is full, callers wait: that is the back-pressure
 /// that reaches the devices.
 #[derive(Clone, Debug)]
@@ -252,6 +263,15 @@ impl Store {
     /// [`Closed`]: nothing was stored, the receipts are dropped.
     pub async fn append(&self, staged: Staged) -> Result<(), Closed> {
         self.send(Command::Append(Box::new(staged))).await
+    }
+
+    /// Waits for room in the queue of commands, so that what is appended can still grow meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`].
+    pub async fn reserve(&self) -> Result<Slot<'_>, Closed> {
+        self.commands.reserve().await.map(Slot).map_err(|_| Closed)
     }
 
     /// The batch to send next: one that was frozen before, else a new one, most urgent lane first.

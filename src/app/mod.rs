@@ -1,0 +1,49 @@
+//! The composition root: builds every part, connects them, runs, reloads and drains. The only place
+//! that knows all of them.
+
+mod delivery;
+mod once;
+mod parts;
+mod reload;
+mod run;
+mod sources;
+
+use anyhow::Context;
+
+use crate::config::load::{LoadOptions, Loaded};
+use crate::{clock, logging};
+
+/// Runs the agent until it is told to stop, or makes one pass with `once`.
+///
+/// # Errors
+///
+/// The agent cannot start, or a part it cannot be without failed.
+pub fn start(loaded: Loaded, options: LoadOptions, once: bool) -> anyhow::Result<()> {
+    let started_at = clock::since_boot();
+    let log = logging::init(loaded.config.logging)?;
+    for note in &loaded.notes {
+        tracing::warn!(note, "a remark on the configuration");
+    }
+    // One thread runs everything but the store; blocking look-ups (DNS, 1-Wire) get a few of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_stack_size(BLOCKING_STACK_BYTES)
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(async {
+        if once {
+            once::run(loaded.config).await
+        } else {
+            run::run(loaded, options, log, started_at).await
+        }
+    });
+    // A look-up that hangs must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+/// DNS look-ups and slow sensor files; each thread costs memory.
+const BLOCKING_THREADS_MAX: usize = 4;
+/// Enough for the resolver.
+const BLOCKING_STACK_BYTES: usize = 512 * 1024;

@@ -1,0 +1,66 @@
+//! `--once`: one whole pass, for cron, for tests and for trying a configuration.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::parts::Parts;
+use super::run::store_ended;
+use crate::config::Config;
+use crate::lifecycle::signals::Signals;
+use crate::lifecycle::supervisor::Supervisor;
+use crate::upload;
+
+/// For the store to commit what was read.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Reads every polled device once, commits, makes one delivery attempt of what is pending.
+///
+/// # Errors
+///
+/// A device or the delivery failed; what was read is stored all the same.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let signals = Signals::install().context("cannot handle signals")?;
+    let mut supervisor = Supervisor::default();
+    let Parts { _lock, store, store_end, sources, plans, counters: _, privacy_counters: _, progress: _ } =
+        Parts::build(&config, &mut supervisor, stop.clone()).await?;
+    drop(plans);
+
+    let mut failures = Vec::new();
+    let pass = async {
+        for source in &config.sources {
+            if !source.runs_once() {
+                tracing::info!(source = source.name(), "left out: it is not polled, others send to it");
+                continue;
+            }
+            let intake = sources.single_pass(source, config.poll_interval);
+            if let Err(error) = source.run(&intake).await {
+                failures.push(format!("source {}: {error}", source.name()));
+            }
+        }
+        drop(sources);
+        // It ends when the last source is gone and everything is handed to the store.
+        let end = supervisor.next_end().await;
+        end.result.with_context(|| format!("the {} failed", end.name))?;
+        tokio::time::timeout(COMMIT_TIMEOUT, store.ping()).await.context("the store did not commit in time")??;
+        let status = Arc::new(upload::Status::default());
+        if let Err(reason) = upload::once(store, &config.cloud, status, stop.clone()).await {
+            failures.push(format!("delivery: {reason}"));
+        }
+        anyhow::Ok(())
+    };
+    let reload = Notify::new();
+    tokio::select! {
+        result = pass => result?,
+        () = signals.run(stop.clone(), &reload, |code| std::process::exit(code)) => {}
+    }
+    store_ended(store_end.await)?;
+    if !failures.is_empty() {
+        bail!("{}", failures.join("; "));
+    }
+    Ok(())
+}

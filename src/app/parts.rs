@@ -1,0 +1,113 @@
+//! The parts that both ways of running need: state directory, store, stages, pipeline.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::sources::Sources;
+use crate::clock;
+use crate::config::Config;
+use crate::lifecycle::lock::StateLock;
+use crate::lifecycle::supervisor::Supervisor;
+use crate::lifecycle::watchdog::Progress;
+use crate::pipeline::rule::Rules;
+use crate::pipeline::window::Windows;
+use crate::pipeline::{self, PipelineCounters, Plan, Stages};
+use crate::privacy::audit::AuditEntry;
+use crate::privacy::{self, Firewall, HashKey};
+use crate::store::{self, Store};
+
+/// Batches that wait for the pipeline. When it is full the sources wait, and so do the devices.
+const BATCHES_MAX: usize = 256;
+
+/// The agent up to its queue: what is taken in is stored.
+pub struct Parts {
+    /// First, so that it is given up last.
+    pub _lock: StateLock,
+    pub store: Store,
+    /// Resolves when the store thread has ended.
+    pub store_end: oneshot::Receiver<Result<(), store::Error>>,
+    pub sources: Sources,
+    /// New stages for the pipeline, after a reload.
+    pub plans: mpsc::Sender<Plan>,
+    pub counters: Arc<PipelineCounters>,
+    pub privacy_counters: Arc<privacy::Counters>,
+    /// Of the pipeline and the store, for the watchdog.
+    pub progress: [(&'static str, Arc<Progress>); 2],
+}
+
+impl Parts {
+    /// Opens the state directory and the store and starts the pipeline under `supervisor`. `intake`
+    /// ends the sources.
+    pub async fn build(
+        config: &Config,
+        supervisor: &mut Supervisor,
+        intake: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let state_dir = &config.store.state_dir;
+        let lock = StateLock::take(state_dir)?;
+        let store_progress = Arc::new(Progress::default());
+        let (store, store_end) = store::open(config.store.clone(), store_progress.clone())
+            .with_context(|| format!("cannot open the store in {}", state_dir.display()))?;
+        let key = HashKey::load_or_create(state_dir, hash_key_credential().as_deref())?;
+        let firewall = Firewall::new(&config.privacy, key);
+        let privacy_counters = firewall.counters();
+        let plan = plan(config)?;
+        let stages = Stages { firewall, rules: plan.rules, windows: plan.windows, deliver: plan.deliver };
+        store.audit(policy_loaded(&config.privacy)).await?;
+
+        let (batches, receiver) = mpsc::channel(BATCHES_MAX);
+        // One reload at a time.
+        let (plans, plan_receiver) = mpsc::channel(1);
+        let counters = Arc::new(PipelineCounters::default());
+        let progress = Arc::new(Progress::default());
+        let wiring = pipeline::Wiring {
+            batches: receiver,
+            plans: plan_receiver,
+            store: store.clone(),
+            counters: counters.clone(),
+            progress: progress.clone(),
+            commit_interval: config.store.commit_interval,
+        };
+        supervisor.spawn("pipeline", pipeline::run(stages, wiring));
+        let device_id = config.device_id.clone().unwrap_or_else(|| store.id().to_owned());
+        Ok(Self {
+            _lock: lock,
+            sources: Sources::new(batches, intake, device_id),
+            store,
+            store_end,
+            plans,
+            counters,
+            privacy_counters,
+            progress: [("pipeline", progress), ("store", store_progress)],
+        })
+    }
+}
+
+/// What a configuration means for the pipeline, built whole before anything is replaced.
+pub fn plan(config: &Config) -> anyhow::Result<Plan> {
+    Ok(Plan {
+        rules: Rules::new(&config.rules)?,
+        windows: Windows::new(&config.windows),
+        privacy: config.privacy.clone(),
+        deliver: config.cloud.enabled,
+    })
+}
+
+/// The audit record of a policy that takes effect.
+pub fn policy_loaded(settings: &privacy::Settings) -> AuditEntry {
+    AuditEntry {
+        action: "policy_loaded".to_owned(),
+        details: settings.audit_details(),
+        timestamp: clock::unix_seconds(),
+    }
+}
+
+/// A key that the service manager hands in instead of the file in the state directory.
+fn hash_key_credential() -> Option<std::path::PathBuf> {
+    let directory = std::env::var_os("CREDENTIALS_DIRECTORY")?;
+    let path = std::path::Path::new(&directory).join("privacy.key");
+    path.exists().then_some(path)
+}

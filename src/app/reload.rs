@@ -1,0 +1,136 @@
+//! Reload as a transaction: load, check and build everything, then replace what changed. A failure
+//! keeps the running configuration.
+
+use anyhow::{Context, bail};
+use tokio::sync::{mpsc, watch};
+
+use super::parts::{plan, policy_loaded};
+use super::sources::Sources;
+use crate::config::diff::diff;
+use crate::config::load::{LoadOptions, Loaded, load};
+use crate::health::view::{Configured, PrivacySummary};
+use crate::lifecycle::supervisor::Supervisor;
+use crate::lifecycle::systemd::Notifier;
+use crate::pipeline::Plan;
+use crate::store::Store;
+use crate::{logging, upload};
+
+/// The configuration that runs, and everything that a new one reaches.
+pub struct Reloader {
+    running: Loaded,
+    options: LoadOptions,
+    log: logging::Handle,
+    notifier: Notifier,
+    sources: Sources,
+    plans: mpsc::Sender<Plan>,
+    cloud: watch::Sender<upload::Settings>,
+    store: Store,
+    configured: watch::Sender<Configured>,
+}
+
+impl Reloader {
+    #[expect(clippy::too_many_arguments, reason = "one of each, handed over once")]
+    pub fn new(
+        running: Loaded,
+        options: LoadOptions,
+        log: logging::Handle,
+        notifier: Notifier,
+        sources: Sources,
+        plans: mpsc::Sender<Plan>,
+        cloud: watch::Sender<upload::Settings>,
+        store: Store,
+    ) -> Self {
+        let configured = watch::Sender::default();
+        Self { running, options, log, notifier, sources, plans, cloud, store, configured }
+    }
+
+    /// What the health page shows of the configuration.
+    pub fn configured(&self) -> watch::Receiver<Configured> {
+        self.configured.subscribe()
+    }
+
+    /// The STATUS line of `systemctl status`.
+    pub fn status(&self) -> String {
+        let config = &self.running.config;
+        let delivery = if config.cloud.enabled { "on" } else { "off" };
+        format!("running: {} sources, {} rules, delivery {delivery}", config.sources.len(), config.rules.len())
+    }
+
+    /// Starts every configured source.
+    pub fn start_sources(&mut self, supervisor: &mut Supervisor) {
+        let config = &self.running.config;
+        for source in &config.sources {
+            self.sources.start(supervisor, source, config.poll_interval);
+        }
+        self.publish();
+    }
+
+    /// Loads the configuration anew and applies what changed, or keeps the running one and says why.
+    pub async fn reload(&mut self, supervisor: &mut Supervisor) {
+        self.notifier.reloading();
+        match self.apply(supervisor).await {
+            Ok(()) => self.notifier.ready(&self.status()),
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "the reload was refused; the old configuration runs on");
+                self.notifier.ready(&format!("{}; the last reload was refused", self.status()));
+            }
+        }
+    }
+
+    async fn apply(&mut self, supervisor: &mut Supervisor) -> anyhow::Result<()> {
+        let loaded = load(&self.options)?;
+        let new = &loaded.config;
+        let changes = diff(&self.running.config, new);
+        if !changes.refused.is_empty() {
+            bail!("{} cannot change while the agent runs; restart it", changes.refused.join(", "));
+        }
+        if changes.is_empty() {
+            tracing::info!("reloaded: nothing changed");
+            return Ok(());
+        }
+        let plan = plan(new)?;
+        // Nothing fails from here on but the agent itself.
+        if changes.privacy_changed {
+            self.store.audit(policy_loaded(&new.privacy)).await?;
+        }
+        self.plans.send(plan).await.ok().context("the pipeline is gone")?;
+        self.sources.stop(&changes.sources_stopped).await;
+        for source in &new.sources {
+            if changes.sources_started.contains(&source.name()) {
+                self.sources.start(supervisor, source, new.poll_interval);
+            }
+        }
+        self.cloud.send_replace(new.cloud.clone());
+        self.log.reload(new.logging);
+        tracing::info!(
+            sources_started = changes.sources_started.len(),
+            sources_stopped = changes.sources_stopped.len(),
+            rules_changed = changes.rules_changed,
+            windows_changed = changes.windows_changed,
+            privacy_changed = changes.privacy_changed,
+            cloud_changed = changes.cloud_changed,
+            "reloaded"
+        );
+        self.running = loaded;
+        self.publish();
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let Loaded { config, files, .. } = &self.running;
+        let owned = |patterns: &mut dyn Iterator<Item = &str>| patterns.map(str::to_owned).collect();
+        self.configured.send_replace(Configured {
+            config_file: files.first().map(|file| file.display().to_string()).unwrap_or_default(),
+            devices: config.devices,
+            sources: self.sources.statuses(),
+            cloud_enabled: config.cloud.enabled,
+            endpoint: config.cloud.endpoint.clone(),
+            privacy: PrivacySummary {
+                enabled: config.privacy.enabled,
+                rules_active: config.privacy.rules_active(),
+                fields_redacted: owned(&mut config.privacy.fields_redacted()),
+                fields_hashed: owned(&mut config.privacy.fields_hashed()),
+            },
+        });
+    }
+}

@@ -1,0 +1,178 @@
+//! The run loop: start, run until told to stop or until a part fails, drain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot::error::RecvError;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::parts::Parts;
+use super::reload::Reloader;
+use crate::config::Config;
+use crate::config::load::{LoadOptions, Loaded};
+use crate::health::host::Host;
+use crate::health::server;
+use crate::health::view::{Phase, View};
+use crate::lifecycle::listen_fds::take_listeners;
+use crate::lifecycle::signals::Signals;
+use crate::lifecycle::supervisor::{Supervisor, TaskEnd};
+use crate::lifecycle::systemd::{self, Notifier};
+use crate::lifecycle::watchdog::{Progress, Watchdog};
+use crate::store::{self, Store};
+use crate::{logging, upload};
+
+/// From the request to stop to the end, whatever hangs.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
+/// Of that, what the sources and the pipeline get before delivery is told to end too.
+const INTAKE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Runs until SIGTERM or SIGINT. `started_at` is on the boot clock.
+///
+/// # Errors
+///
+/// The agent cannot start, or a part it cannot be without failed.
+pub async fn run(
+    loaded: Loaded,
+    options: LoadOptions,
+    log: logging::Handle,
+    started_at: Duration,
+) -> anyhow::Result<()> {
+    let config = loaded.config.clone();
+    let signals = Signals::install().context("cannot handle signals")?;
+    let notifier = Notifier::from_env();
+    let (intake, egress) = (CancellationToken::new(), CancellationToken::new());
+    let (mut inbound, mut outbound) = (Supervisor::default(), Supervisor::default());
+
+    let parts = Parts::build(&config, &mut inbound, intake.clone()).await?;
+    let (phase, phase_receiver) = watch::channel(Phase::Starting("its sources"));
+    let delivery = Arc::new(upload::Status::default());
+    let upload_progress = Arc::new(Progress::default());
+    let mut checks = parts.progress.to_vec();
+    checks.push(("uploader", upload_progress.clone()));
+    let watchdog = Watchdog::new(notifier.clone(), systemd::watchdog_interval(), checks);
+    let (cloud, cloud_receiver) = watch::channel(config.cloud.clone());
+
+    let Parts { _lock, store, mut store_end, sources, plans, counters, privacy_counters: _, progress: _ } = parts;
+    let mut reloader = Reloader::new(loaded, options, log, notifier.clone(), sources, plans, cloud, store.clone());
+    reloader.start_sources(&mut inbound);
+    let view = Arc::new(View {
+        started_at,
+        phase: phase_receiver,
+        configured: reloader.configured(),
+        verdict: watchdog.verdict.subscribe(),
+        pipeline: counters,
+        store: store.counters().clone(),
+        delivery: delivery.clone(),
+        host: Host::new(config.store.state_dir.clone()),
+    });
+    outbound.spawn("uploader", upload::run(store.clone(), cloud_receiver, delivery, upload_progress, egress.clone()));
+    spawn_health(&mut outbound, &config, view, egress.clone())?;
+    let pinged = store.clone();
+    let watch_over = watchdog.run(move || answers(pinged.clone()), egress.clone());
+    outbound.spawn("watchdog", async { anyhow::Ok(watch_over.await) });
+    drop(store);
+
+    phase.send_replace(Phase::Running);
+    notifier.ready(&reloader.status());
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        state_dir = %config.store.state_dir.display(),
+        "the agent is ready"
+    );
+    let stop = CancellationToken::new();
+    let reload = Notify::new();
+    let mut handle_signals = std::pin::pin!(signals.run(stop.clone(), &reload, |code| std::process::exit(code)));
+    let failure = loop {
+        tokio::select! {
+            () = &mut handle_signals => {}
+            () = stop.cancelled() => break None,
+            () = reload.notified() => reloader.reload(&mut inbound).await,
+            end = inbound.next_end() => if let Some(error) = early_end(end) { break Some(error) },
+            end = outbound.next_end() => if let Some(error) = early_end(end) { break Some(error) },
+            end = &mut store_end => break Some(store_ended(end).err().unwrap_or_else(|| anyhow!("the store ended early"))),
+        }
+    };
+
+    phase.send_replace(Phase::Stopping);
+    notifier.stopping("stopping: finishing what was accepted");
+    let deadline = Instant::now() + DRAIN_DEADLINE;
+    let drained = async {
+        intake.cancel();
+        drop(reloader);
+        let mut late = inbound.drain(INTAKE_DEADLINE).await;
+        egress.cancel();
+        late.extend(outbound.drain(deadline.saturating_duration_since(Instant::now())).await);
+        if !late.is_empty() {
+            tracing::warn!(tasks = late.join(", "), "tasks did not end in time and were aborted");
+        }
+        if failure.is_none() {
+            match timeout_at(deadline, store_end).await {
+                Ok(end) => store_ended(end)?,
+                Err(_) => return Err(anyhow!("the store did not close in time; what it acknowledged is safe")),
+            }
+        }
+        anyhow::Ok(())
+    };
+    // Signals are still served: a second one ends the process at once.
+    let drained = tokio::select! {
+        drained = drained => drained,
+        () = &mut handle_signals => Ok(()),
+    };
+    match failure {
+        Some(error) => Err(error),
+        None => drained.inspect(|()| tracing::info!("the agent has stopped")),
+    }
+}
+
+/// What the end of the store thread means.
+pub fn store_ended(end: Result<Result<(), store::Error>, RecvError>) -> anyhow::Result<()> {
+    match end {
+        Ok(result) => result.context("the store failed"),
+        Err(_) => Err(anyhow!("the store thread panicked")),
+    }
+}
+
+/// A full disk is waited out, so a store that waits for room counts as alive.
+async fn answers(store: Store) -> bool {
+    store.counters().is_disk_full() || store.ping().await.is_ok()
+}
+
+fn early_end(end: TaskEnd) -> Option<anyhow::Error> {
+    if !end.essential {
+        return None;
+    }
+    Some(match end.result {
+        Err(failure) => anyhow!("the {} failed: {failure}", end.name),
+        Ok(()) => anyhow!("the {} ended early", end.name),
+    })
+}
+
+/// Serves on the socket that systemd holds open, or binds one as configured.
+fn spawn_health(
+    supervisor: &mut Supervisor,
+    config: &Config,
+    view: Arc<View>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut handed_over = take_listeners()?;
+    if !config.health.enabled {
+        return Ok(());
+    }
+    let settings = config.health.clone();
+    let listener = handed_over.pop().map(|named| TcpListener::from_std(named.listener)).transpose()?;
+    supervisor.spawn("health server", async move {
+        let listener = match listener {
+            Some(listener) => Some(listener),
+            None => server::bind_retrying(&settings, &stop).await,
+        };
+        if let Some(listener) = listener {
+            server::serve(listener, view, stop).await;
+        }
+        anyhow::Ok(())
+    });
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! The command line: what can be asked of the binary, and what it answers with.
+
+mod check;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::app;
+use crate::config::load::{LoadOptions, load};
+
+/// Stopped on request, or everything was done.
+pub const EXIT_OK: u8 = 0;
+/// Failed while running.
+pub const EXIT_FAILED: u8 = 1;
+/// The configuration is missing or wrong: `EX_CONFIG` of sysexits.h.
+pub const EXIT_CONFIG: u8 = 78;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "pyv-edge-agent",
+    version,
+    about = "Takes in sensor readings, evaluates rules, protects private data, stores durably and delivers over HTTPS.",
+    after_help = "Examples:
+  pyv-edge-agent --config /etc/pyvorin-edge/config.toml
+      run until SIGTERM or Ctrl-C; SIGHUP reloads the configuration
+  pyv-edge-agent --config edge_config.toml --once
+      read every polled device once, store, try one delivery, exit
+  pyv-edge-agent check --config edge_config.toml
+      say everything that is wrong with a configuration
+
+Exit codes:
+  0 stopped on request   1 failed   2 wrong usage   78 configuration missing or wrong"
+)]
+struct Arguments {
+    /// Configuration file: TOML, or JSON when its name ends in .json. The files conf.d/*.toml beside it
+    /// are merged over it in the order of their names [default: ./edge_config.toml, then
+    /// /etc/pyvorin-edge/config.toml]
+    #[arg(long, short, value_name = "PATH", global = true)]
+    config: Option<PathBuf>,
+
+    /// Make one whole pass and exit: read every polled device once, commit, try one delivery. Fails
+    /// when a device or the delivery failed.
+    #[arg(long)]
+    once: bool,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a configuration and say everything that is wrong with it, without running anything.
+    Check,
+}
+
+/// Does what the command line asks for; the result is the process's exit code.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let code = match arguments.command {
+        Some(Command::Check) => check::run(arguments.config),
+        None => run(arguments.config, arguments.once),
+    };
+    ExitCode::from(code)
+}
+
+fn run(config: Option<PathBuf>, once: bool) -> u8 {
+    let options = LoadOptions::of_process(config);
+    let loaded = match load(&options) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            eprintln!("{error}");
+            return EXIT_CONFIG;
+        }
+    };
+    match app::start(loaded, options, once) {
+        Ok(()) => EXIT_OK,
+        Err(error) => {
+            eprintln!("pyv-edge-agent: {error:#}");
+            EXIT_FAILED
+        }
+    }
+}

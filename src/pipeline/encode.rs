@@ -1,0 +1,83 @@
+//! The documented JSON of readings, events and window results, as it is stored and sent.
+
+use serde::Serialize;
+
+use super::window::WindowResult;
+use crate::reading::{Reading, Severity};
+
+/// Appends a `SensorReading`.
+pub fn reading(out: &mut Vec<u8>, reading: Reading<'_>) {
+    out.extend_from_slice(b"{\"sensor_name\":");
+    json(out, reading.sensor_name);
+    out.extend_from_slice(b",\"timestamp\":");
+    json(out, &reading.timestamp);
+    out.extend_from_slice(b",\"value\":");
+    json(out, &reading.value);
+    out.extend_from_slice(b",\"unit\":");
+    json(out, reading.unit);
+    out.extend_from_slice(b",\"metadata\":");
+    // It was read as the text of one JSON object, on one line.
+    out.extend_from_slice(reading.metadata.as_bytes());
+    out.push(b'}');
+}
+
+/// What an event says, besides the reading that fired it.
+#[derive(Clone, Copy, Debug)]
+pub struct EventText<'a> {
+    pub rule_name: &'a str,
+    /// Unix seconds UTC, of the reading.
+    pub timestamp: f64,
+    pub severity: Severity,
+    pub message: &'a str,
+}
+
+/// Appends an `Event` about one reading.
+pub fn event(out: &mut Vec<u8>, event: EventText<'_>, about: Reading<'_>) {
+    out.extend_from_slice(b"{\"rule_name\":");
+    json(out, event.rule_name);
+    out.extend_from_slice(b",\"timestamp\":");
+    json(out, &event.timestamp);
+    out.extend_from_slice(b",\"severity\":");
+    json(out, event.severity.name());
+    out.extend_from_slice(b",\"message\":");
+    json(out, event.message);
+    out.extend_from_slice(b",\"sensor_readings\":[");
+    reading(out, about);
+    out.extend_from_slice(b"],\"metadata\":{}}");
+}
+
+/// The metadata of the reading that carries a window's result.
+#[derive(Serialize)]
+struct WindowMetadata<'a> {
+    window: &'a str,
+    aggregation: &'static str,
+    start: f64,
+    end: f64,
+    mean: f64,
+    max: f64,
+    min: f64,
+    std: f64,
+    sum: f64,
+    count: u64,
+}
+
+/// The metadata text of the reading that carries `result`: its window, span and all aggregates.
+pub fn window_metadata(result: &WindowResult<'_>) -> String {
+    let metadata = WindowMetadata {
+        window: &result.window.name,
+        aggregation: result.window.aggregation.name(),
+        start: result.start,
+        end: result.end,
+        mean: result.mean,
+        max: result.max,
+        min: result.min,
+        std: result.std,
+        sum: result.sum,
+        count: result.count,
+    };
+    serde_json::to_string(&metadata).expect("strings and numbers always encode")
+}
+
+fn json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(out, value).expect("strings and finite numbers always encode");
+}

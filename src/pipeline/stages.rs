@@ -1,0 +1,135 @@
+//! What one reading goes through: validation, the privacy firewall, rules, windows, encoding.
+
+use crate::health::state::PipelineCounters;
+use crate::privacy::firewall::{Firewall, Verdict};
+use crate::reading::{Batch, Committed, Reading, Refusal, Severity};
+use crate::store::{Lane, Staged};
+
+use super::rule::{Fired, Rules};
+use super::window::{WindowResult, Windows};
+use super::{encode, validate};
+
+use std::sync::atomic::Ordering::Relaxed;
+
+/// The configured stages, ready to run. Built whole before it replaces the running one.
+pub struct Stages {
+    pub firewall: Firewall,
+    pub rules: Rules,
+    pub windows: Windows,
+    /// Whether anything leaves the device; without it everything goes to the local lane, and stays
+    /// there when delivery is enabled later.
+    pub deliver: bool,
+}
+
+impl Stages {
+    /// Takes every reading of `batch` through the stages and stages what comes out. `now` is the wall
+    /// clock in Unix seconds.
+    pub fn take_in(&mut self, batch: &Batch, now: f64, staged: &mut Staged, counters: &PipelineCounters) -> Committed {
+        let mut committed = Committed::default();
+        for (reason, sensor) in batch.refusals() {
+            counters.refuse(reason, sensor);
+            committed.refused += 1;
+        }
+        for reading in batch.readings() {
+            if let Some(reason) = validate::refusal(&reading, now) {
+                counters.refuse(reason, reading.sensor_name);
+                committed.refused += 1;
+            } else if self.process(reading, staged, counters) {
+                committed.accepted += 1;
+            } else {
+                // Without the name: what is private is on no page.
+                counters.refuse(Refusal::Privacy, "");
+                committed.refused += 1;
+            }
+        }
+        counters.readings_processed.fetch_add(u64::from(committed.accepted), Relaxed);
+        committed
+    }
+
+    /// Emits the windows that ended, by the wall clock `now`, without a reading to say so.
+    pub fn tick(&mut self, now: f64, staged: &mut Staged, counters: &PipelineCounters) {
+        let Self { firewall, windows, deliver, .. } = self;
+        windows.flush(now, &mut |result| emit_window(firewall, *deliver, &result, staged, counters));
+    }
+
+    /// False when the privacy firewall drops the reading; then nothing is derived from it either.
+    fn process(&mut self, reading: Reading<'_>, staged: &mut Staged, counters: &PipelineCounters) -> bool {
+        let Self { firewall, rules, windows, deliver } = self;
+        let deliver = *deliver;
+        let has_windows = !windows.is_empty();
+        let pooled = has_windows && firewall.may_pool(reading.sensor_name);
+        let Verdict::Keep { outbound, local } = firewall.judge(reading) else { return false };
+        stage(staged, Lane::Telemetry, deliver, outbound, local);
+        rules.evaluate(reading, &mut |fired: Fired<'_>| {
+            counters.events_triggered.fetch_add(1, Relaxed);
+            stage_event(staged, deliver, fired, outbound, local, reading.timestamp);
+        });
+        if has_windows {
+            windows.add(reading, pooled, &mut |result| emit_window(firewall, deliver, &result, staged, counters));
+        }
+        true
+    }
+}
+
+/// Puts what may leave into `lane`, and what may not, or differs, into the local one.
+fn stage(staged: &mut Staged, lane: Lane, deliver: bool, outbound: Option<Reading<'_>>, local: Option<Reading<'_>>) {
+    // Without delivery one copy is enough: the fuller one.
+    let outbound = if deliver || local.is_none() { outbound } else { None };
+    if let Some(reading) = outbound {
+        let lane = if deliver { lane } else { Lane::Local };
+        staged.push(lane, reading.timestamp, |out| encode::reading(out, reading));
+    }
+    if let Some(reading) = local {
+        staged.push(Lane::Local, reading.timestamp, |out| encode::reading(out, reading));
+    }
+}
+
+/// An event goes the way of the reading that fired it: it stays on the device when the reading does.
+fn stage_event(
+    staged: &mut Staged,
+    deliver: bool,
+    fired: Fired<'_>,
+    outbound: Option<Reading<'_>>,
+    local: Option<Reading<'_>>,
+    timestamp: f64,
+) {
+    let lane = match fired.rule.severity() {
+        Severity::Critical => Lane::Critical,
+        Severity::Warning => Lane::Anomaly,
+        Severity::Info => Lane::Telemetry,
+    };
+    let (lane, about) = match outbound {
+        Some(reading) if deliver => (lane, Some(reading)),
+        _ => (Lane::Local, local.or(outbound)),
+    };
+    let Some(about) = about else { return };
+    let text = encode::EventText {
+        rule_name: fired.rule.name(),
+        timestamp,
+        severity: fired.rule.severity(),
+        message: fired.rule.message(),
+    };
+    staged.push(lane, timestamp, |out| encode::event(out, text, about));
+}
+
+/// A window's result travels as a reading of its sensor, so that the sensor's privacy holds for it.
+fn emit_window(
+    firewall: &mut Firewall,
+    deliver: bool,
+    result: &WindowResult<'_>,
+    staged: &mut Staged,
+    counters: &PipelineCounters,
+) {
+    let metadata = encode::window_metadata(result);
+    let reading = Reading {
+        sensor_name: result.sensor_name,
+        timestamp: result.end,
+        value: result.value(),
+        unit: result.unit,
+        metadata: &metadata,
+    };
+    counters.windows_emitted.fetch_add(1, Relaxed);
+    if let Verdict::Keep { outbound, local } = firewall.judge(reading) {
+        stage(staged, Lane::Telemetry, deliver, outbound, local);
+    }
+}
