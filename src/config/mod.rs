@@ -1,6 +1,10 @@
 //! The configuration: every value here is usable.
 
+pub mod json_file;
+mod lines;
+mod problem;
 pub mod section;
+pub mod toml_file;
 pub mod tree;
 
 use std::time::Duration;
