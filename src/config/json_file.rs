@@ -1,5 +1,6 @@
 //! JSON into the tree, with the place of every key and value. Strict: no comments, no trailing commas.
 
+use std::collections::btree_map::Entry as Slot;
 use std::rc::Rc;
 
 use jsonc_parser::common::Ranged;
@@ -84,12 +85,18 @@ impl Reader<'_> {
             let key = property.name.into_string();
             if key.len() > KEY_BYTES_MAX {
                 self.refuse(offset, format!("the key is longer than {KEY_BYTES_MAX} bytes"));
-            } else if entries.contains_key(&key) {
-                self.refuse(offset, format!("{key} is given a second time; remove one of the two"));
-            } else {
-                let key_place = self.lines.place(offset);
-                let node = self.node(property.value, depth);
-                entries.insert(key, Entry { key_place, node });
+                continue;
+            }
+            match entries.entry(key) {
+                Slot::Occupied(first) => {
+                    let message = format!("{} is given a second time; remove one of the two", first.key());
+                    self.refuse(offset, message);
+                }
+                Slot::Vacant(slot) => {
+                    let key_place = self.lines.place(offset);
+                    let node = self.node(property.value, depth);
+                    slot.insert(Entry { key_place, node });
+                }
             }
         }
         entries

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::tree::Place;
+use crate::reading::clip;
 
 /// Finds places in one file. A lookup costs the same on a line of a megabyte as on a short one.
 pub struct Lines<'t> {
@@ -33,7 +34,7 @@ impl<'t> Lines<'t> {
 
     /// The place of the byte at `offset`; the end of the text for whatever lies beyond it.
     pub fn place(&self, offset: usize) -> Place {
-        let offset = self.text.floor_char_boundary(offset);
+        let offset = clip(self.text, offset).len();
         let line = self.starts.partition_point(|start| *start <= offset);
         let start = self.starts[line - 1];
         let column = self.characters_before(offset) - self.characters_before(start) + 1;

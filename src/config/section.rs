@@ -71,9 +71,9 @@ impl<'a> Section<'a> {
         let message = message.to_string();
         self.report(
             key,
-            match self.node(key).map(|node| &node.value) {
-                Some(Value::Substituted(value)) => value.conceal(message),
-                _ => message,
+            match self.node(key) {
+                Some(node) => conceal(node, message),
+                None => message,
             },
         );
     }
@@ -322,4 +322,13 @@ pub fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> String {
         .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map_or_else(String::new, |(_, name)| format!("; did you mean '{name}'?"))
+}
+
+/// `message` without any text that was substituted into `node` or an item of its list.
+fn conceal(node: &Node, message: String) -> String {
+    match &node.value {
+        Value::Substituted(value) => value.conceal(message),
+        Value::List(items) => items.iter().fold(message, |message, item| conceal(item, message)),
+        _ => message,
+    }
 }

@@ -1,0 +1,3 @@
+//! The tests that drive the agent's parts from outside, one module per subject.
+
+mod config;
