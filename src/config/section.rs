@@ -196,7 +196,7 @@ impl<'a> Section<'a> {
         let hint = nearest(&word, names.iter().copied());
         let shown =
             self.node(key).map_or_else(String::new, |node| node.value.shown(format_args!("'{word}'")));
-        self.report(key, format!("{shown} is not known{hint}; give {}", names.join(", ")));
+        self.report(key, format!("{shown} is not known; give {}{hint}", names.join(", ")));
         default
     }
 
@@ -233,7 +233,8 @@ impl<'a> Section<'a> {
         };
         let path = self.path_of(key);
         let at = |(index, item)| Section::new(format!("{path}[{index}]"), Some(item), self.problems);
-        items.iter().enumerate().map(at).collect()
+        // What is not a table is reported by then; asking it for keys would only add to that.
+        items.iter().enumerate().map(at).filter(Section::is_present).collect()
     }
 
     /// Every table of this one that has not been asked for by name, with its key; they count as known.

@@ -140,3 +140,21 @@ impl Value {
 pub const NESTING_MAX: usize = 32;
 /// Of one key. A key is repeated in each message about what stands below it.
 pub const KEY_BYTES_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_shows_what_was_typed_and_not_what_it_stands_for() {
+        let value = |text: &str| Substituted { text: text.into(), typed: "${X}".into(), whole: true };
+        for (text, message, shown) in [
+            ("hunter2", "'hunter2' and prehunter2post", "'${X}' and pre${X}post"),
+            ("1", "1 is out of range; give 10 to 21", "${X} is out of range; give 10 to 21"),
+            ("", "'' is empty", "'' is empty"),
+        ] {
+            assert_eq!(value(text).conceal(message.to_owned()), shown);
+        }
+        assert!(!format!("{:?}", Value::Substituted(value("hunter2"))).contains("hunter2"));
+    }
+}

@@ -207,6 +207,24 @@ fn a_reload_changes_what_can_change_and_refuses_the_rest_by_name() {
     );
 }
 
+#[test]
+fn a_changed_poll_interval_restarts_every_source() {
+    let device = "[[sensors.devices]]\nname = 'a'\ningest_type = 'simulator'\n";
+    let old = config_of(device);
+    let new = config_of(&format!("sensors.poll_interval_seconds = 9\n{device}"));
+    let names = |config: &Config| config.sources.iter().map(|source| source.name()).collect::<Vec<_>>();
+    assert!(diff(&old, &old).is_empty());
+    let plan = diff(&old, &new);
+    assert_eq!((plan.sources_stopped, plan.sources_started), (names(&old), names(&new)));
+}
+
+#[test]
+fn an_error_can_cross_threads_as_error_types_must() {
+    fn crosses<T: Send + Sync + 'static>() {}
+    crosses::<LoadError>();
+    crosses::<Config>();
+}
+
 /// What a mutation does to a good file.
 #[derive(Clone, Debug)]
 enum Mutation {
@@ -288,7 +306,7 @@ fn mutated(mut bytes: Vec<u8>, mutations: &[Mutation]) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever stands in a file, loading it returns, and every line of a refusal names a place.
     #[test]
