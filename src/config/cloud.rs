@@ -69,9 +69,10 @@ fn endpoint(section: &mut Section<'_>, enabled: bool, notes: &mut Vec<String>) -
         Err(error) => {
             section.refuse(KEY, format_args!("is not a URL ({error}); give one such as {ENDPOINT}"));
         }
+        // Without the scheme that was found: a parser lower-cases it, and then no value is recognised in it.
         Ok(url) if !matches!(url.scheme(), "http" | "https") => {
             section
-                .refuse(KEY, format_args!("begins with {}:; give an https:// or http:// URL", url.scheme()));
+                .refuse(KEY, format_args!("is not an https:// or http:// URL; give one such as {ENDPOINT}"));
         }
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
             section.refuse(KEY, "holds a user name or password; give the credential as api_key");

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use super::problem::{Problem, Problems, Secret};
-use super::tree::{Node, Place, Substituted, Table, Value};
+use super::tree::{Node, Place, Table, Value};
 
 /// One table, and the keys that have been asked for.
 pub struct Section<'a> {
@@ -281,8 +281,8 @@ impl<'a> Section<'a> {
 
     fn wrong_kind<T>(&self, key: &str, found: &Value, expected: &str) -> Option<T> {
         match found {
-            Value::Substituted(Substituted { typed, whole: true, .. }) => {
-                self.report(key, format_args!("what {typed} stands for is not {expected}"));
+            Value::Substituted(value) if value.whole => {
+                self.report(key, format_args!("what {} stands for is not {expected}", value.shown()));
             }
             _ => self.report(key, format_args!("{} where {expected} is needed", found.kind())),
         }

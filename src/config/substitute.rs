@@ -72,7 +72,7 @@ impl<'a> Substituter<'a> {
     fn expand(&mut self, typed: String) -> (Value, Vec<String>) {
         let mut text = String::with_capacity(typed.len());
         let mut faults = Vec::new();
-        let mut expressions = 0;
+        let mut values = Vec::new();
         let mut rest = typed.as_str();
         while let Some((before, after)) = rest.split_once('$') {
             text.push_str(before);
@@ -84,9 +84,11 @@ impl<'a> Substituter<'a> {
                     faults.push(format!("'{}' has no closing brace; {SYNTAX}", clip(inner, SHOWN_BYTES_MAX)));
                     return (Value::Refused, faults);
                 };
-                expressions += 1;
                 match self.evaluate(expression) {
-                    Ok(value) => text.push_str(&value),
+                    Ok(value) => {
+                        text.push_str(&value);
+                        values.push(value);
+                    }
                     Err(fault) if faults.len() < FAULTS_MAX => faults.push(fault),
                     Err(_) => {}
                 }
@@ -101,11 +103,11 @@ impl<'a> Substituter<'a> {
         if !faults.is_empty() {
             return (Value::Refused, faults);
         }
-        if expressions == 0 {
+        if values.is_empty() {
             return (Value::String(text), faults);
         }
-        let whole = expressions == 1 && typed.starts_with("${") && typed.find('}') == Some(typed.len() - 1);
-        (Value::Substituted(Substituted { text, typed, whole }), faults)
+        let whole = values.len() == 1 && typed.starts_with("${") && typed.find('}') == Some(typed.len() - 1);
+        (Value::Substituted(Substituted { text, typed, values, whole }), faults)
     }
 
     /// What stands for the text between the braces, or what is wrong with it.

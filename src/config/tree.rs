@@ -5,6 +5,8 @@ use std::fmt;
 use std::rc::Rc;
 use std::str::FromStr;
 
+use crate::reading::clip;
+
 /// Where a value stands. Lines and columns count from 1; columns count characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
@@ -49,33 +51,24 @@ pub struct Substituted {
     pub text: String,
     /// As it stands in the file; what messages show.
     pub typed: String,
+    /// What each `${...}` of the string gave.
+    pub values: Vec<String>,
     /// The string was nothing but one `${...}`, so it may stand for a number or a boolean too.
     pub whole: bool,
 }
 
 impl Substituted {
-    /// `message` with what was typed wherever it repeats the text. Short texts are replaced only as
-    /// whole words: a `1` is no secret, and stands in other numbers.
+    /// What was typed, short enough for a message.
+    pub fn shown(&self) -> &str {
+        const SHOWN_BYTES_MAX: usize = 120;
+        clip(&self.typed, SHOWN_BYTES_MAX)
+    }
+
+    /// `message` with what was typed wherever it repeats the text, and stars where it repeats a value
+    /// within.
     pub fn conceal(&self, message: String) -> String {
-        const SHORT_BYTES_MAX: usize = 3;
-        let text = self.text.as_str();
-        if text.is_empty() || !message.contains(text) {
-            return message;
-        }
-        if text.len() > SHORT_BYTES_MAX {
-            return message.replace(text, &self.typed);
-        }
-        let mut shown = String::with_capacity(message.len());
-        let mut rest = message.as_str();
-        while let Some(at) = rest.find(text) {
-            let after = &rest[at + text.len()..];
-            let is_word =
-                !rest[..at].ends_with(char::is_alphanumeric) && !after.starts_with(char::is_alphanumeric);
-            shown.push_str(&rest[..at]);
-            shown.push_str(if is_word { &self.typed } else { text });
-            rest = after;
-        }
-        shown + rest
+        let message = replace(message, &self.text, self.shown());
+        self.values.iter().fold(message, |message, value| replace(message, value, "***"))
     }
 }
 
@@ -130,10 +123,30 @@ impl Value {
     /// `value` as messages show it: as it was typed when it came out of a substitution.
     pub fn shown(&self, value: impl fmt::Display) -> String {
         match self {
-            Self::Substituted(substituted) => substituted.typed.clone(),
+            Self::Substituted(substituted) => substituted.shown().to_owned(),
             _ => value.to_string(),
         }
     }
+}
+
+/// Short texts are replaced only as whole words: a `1` is no secret, and stands in other numbers.
+fn replace(message: String, text: &str, with: &str) -> String {
+    const SHORT_BYTES_MAX: usize = 3;
+    if text.is_empty() || !message.contains(text) {
+        return message;
+    }
+    if text.len() > SHORT_BYTES_MAX {
+        return message.replace(text, with);
+    }
+    let mut shown = String::with_capacity(message.len());
+    let mut rest = message.as_str();
+    while let Some((before, after)) = rest.split_once(text) {
+        let is_word = !before.ends_with(char::is_alphanumeric) && !after.starts_with(char::is_alphanumeric);
+        shown.push_str(before);
+        shown.push_str(if is_word { with } else { text });
+        rest = after;
+    }
+    shown + rest
 }
 
 /// Tables and lists inside each other; keeps every recursion over a tree shallow.
@@ -147,9 +160,15 @@ mod tests {
 
     #[test]
     fn a_message_shows_what_was_typed_and_not_what_it_stands_for() {
-        let value = |text: &str| Substituted { text: text.into(), typed: "${X}".into(), whole: true };
+        let value = |text: &str| Substituted {
+            text: text.into(),
+            typed: "${X}".into(),
+            values: vec![text.into(), "inner".into()],
+            whole: true,
+        };
         for (text, message, shown) in [
             ("hunter2", "'hunter2' and prehunter2post", "'${X}' and pre${X}post"),
+            ("whole inner", "part 'inner' of 'whole inner'", "part '***' of '${X}'"),
             ("1", "1 is out of range; give 10 to 21", "${X} is out of range; give 10 to 21"),
             ("", "'' is empty", "'' is empty"),
         ] {
