@@ -105,7 +105,7 @@ impl<'a> Device<'a> {
                     format_args!("'{ingest_type}' is not known{hint}; give {}", KINDS.join(", ")),
                 );
                 // Its other keys cannot be judged.
-                drop(section.named_sections());
+                section.ignore_rest();
                 continue;
             }
             if !name.is_empty() && devices.iter().any(|other| other.name == name) {

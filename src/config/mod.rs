@@ -1,7 +1,24 @@
 //! The configuration: every value here is usable.
 
+mod cloud;
+mod diff;
+mod files;
+mod firewall;
+pub mod json_file;
+mod lines;
+mod load;
+mod problem;
+mod rules;
 pub mod section;
+mod stages;
+mod substitute;
+pub mod toml_file;
 pub mod tree;
+
+pub use diff::{ReloadPlan, diff};
+pub use files::ReadError;
+pub use load::{DEFAULT_PATHS, LoadError, LoadOptions, Loaded, Refused, load};
+pub use substitute::Environment;
 
 use std::time::Duration;
 

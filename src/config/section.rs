@@ -3,72 +3,13 @@
 //! A key that nobody asked for is a problem too: it is reported when the section is dropped, with
 //! the nearest name that was asked for.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use super::problem::{Problem, Problems, Secret};
 use super::tree::{Node, Place, Table, Value};
-
-/// Something that is wrong in the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
-    /// Missing when the problem is that nothing was written.
-    pub place: Option<Place>,
-    pub message: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Some(place) => write!(f, "{place}: {}", self.message),
-            None => f.write_str(&self.message),
-        }
-    }
-}
-
-/// The problems found so far. Shared by all sections of one load, which is single-threaded.
-#[derive(Debug, Default)]
-pub struct Problems(RefCell<Vec<Problem>>);
-
-impl Problems {
-    pub fn add(&self, place: Option<&Place>, message: String) {
-        self.0.borrow_mut().push(Problem { place: place.cloned(), message });
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
-    }
-
-    /// In order of file, line and column.
-    pub fn into_sorted(self) -> Vec<Problem> {
-        let mut problems = self.0.into_inner();
-        problems.sort();
-        problems
-    }
-}
-
-/// A value that must not be shown: its debug form is `***`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The value itself, for the one place that needs it.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
 
 /// One table, and the keys that have been asked for.
 pub struct Section<'a> {
@@ -86,6 +27,7 @@ impl<'a> Section<'a> {
     pub fn new(path: String, node: Option<&'a Node>, problems: &'a Problems) -> Self {
         let table = match node.map(|node| &node.value) {
             Some(Value::Table(table)) => Some(table),
+            Some(Value::Null | Value::Refused) => None,
             Some(other) => {
                 let place = node.map(|node| &node.place);
                 problems.add(place, format!("{path}: {} where a table is needed", other.kind()));
@@ -111,26 +53,46 @@ impl<'a> Section<'a> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
+    /// Where the value of `key` stands, or else its table.
+    pub fn place_of(&self, key: &str) -> Option<&'a Place> {
+        self.node(key).map(|node| &node.place).or(self.place)
+    }
+
+    /// Whether `key` holds a list.
+    pub fn is_list(&self, key: &str) -> bool {
+        self.node(key).is_some_and(|node| matches!(node.value, Value::List(_)))
+    }
+
     /// Reports a problem with the value of `key`; the message names the value, what was expected
     /// and what to do.
+    ///
+    /// Where the message repeats a substituted value, what was typed is shown instead.
     pub fn refuse(&self, key: &str, message: impl fmt::Display) {
-        let place = self.table.and_then(|table| table.get(key)).map(|entry| &entry.node.place);
-        self.problems.add(place.or(self.place), format!("{}: {message}", self.path_of(key)));
+        let message = message.to_string();
+        self.report(
+            key,
+            match self.node(key) {
+                Some(node) => conceal(node, message),
+                None => message,
+            },
+        );
     }
 
     /// Reports that `key` is needed and not there.
     pub fn missing(&self, key: &str, expected: &str) {
-        self.refuse(key, format_args!("is missing; give {expected}"));
+        self.report(key, format!("is missing; give {expected}"));
     }
 
+    /// Whether `key` is given; null is not.
     pub fn has(&self, key: &str) -> bool {
-        self.table.is_some_and(|table| table.contains_key(key))
+        self.node(key).is_some()
     }
 
     pub fn string(&mut self, key: &'static str) -> Option<String> {
-        match &self.ask(key)?.value {
-            Value::String(text) => Some(text.clone()),
-            other => self.wrong_kind(key, other, "a string"),
+        let value = &self.ask(key)?.value;
+        match value.text() {
+            Some(text) => Some(text.to_owned()),
+            None => self.wrong_kind(key, value, "a string"),
         }
     }
 
@@ -164,21 +126,27 @@ impl<'a> Section<'a> {
         match self.ask(key).map(|node| &node.value) {
             None => default,
             Some(Value::Bool(value)) => *value,
-            Some(other) => self.wrong_kind(key, other, "true or false").unwrap_or(default),
+            Some(other) => match other.parsed() {
+                Some(value) => value,
+                None => self.wrong_kind(key, other, "true or false").unwrap_or(default),
+            },
         }
     }
 
     pub fn integer(&mut self, key: &'static str, default: i64, range: RangeInclusive<i64>) -> i64 {
         let Some(node) = self.ask(key) else { return default };
-        let value = match &node.value {
-            Value::Integer(value) => *value,
-            other => return self.wrong_kind(key, other, "an integer").unwrap_or(default),
+        let found = match &node.value {
+            Value::Integer(value) => Some(*value),
+            other => other.parsed(),
+        };
+        let Some(value) = found else {
+            return self.wrong_kind(key, &node.value, "an integer").unwrap_or(default);
         };
         if range.contains(&value) {
             return value;
         }
         let (min, max) = range.into_inner();
-        self.refuse(key, format_args!("{value} is out of range; give {min} to {max}"));
+        self.report(key, format!("{} is out of range; give {min} to {max}", node.value.shown(value)));
         default
     }
 
@@ -198,16 +166,18 @@ impl<'a> Section<'a> {
     }
 
     pub fn optional_float(&mut self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
-        let value = match &self.ask(key)?.value {
-            Value::Float(value) => *value,
-            Value::Integer(value) => *value as f64,
-            other => return self.wrong_kind(key, other, "a number"),
+        let node = self.ask(key)?;
+        let found = match &node.value {
+            Value::Float(value) => Some(*value),
+            Value::Integer(value) => Some(*value as f64),
+            other => other.parsed(),
         };
+        let Some(value) = found else { return self.wrong_kind(key, &node.value, "a number") };
         if range.contains(&value) {
             return Some(value);
         }
         let (min, max) = range.into_inner();
-        self.refuse(key, format_args!("{value} is out of range; give {min} to {max}"));
+        self.report(key, format!("{} is out of range; give {min} to {max}", node.value.shown(value)));
         None
     }
 
@@ -216,21 +186,17 @@ impl<'a> Section<'a> {
         Duration::from_secs_f64(self.float(key, default, range))
     }
 
-    /// One of a few words.
+    /// One of a few words, in upper or lower case.
     pub fn choice<T: Copy>(&mut self, key: &'static str, default: T, choices: &[(&str, T)]) -> T {
         let Some(word) = self.string(key) else { return default };
-        if let Some((_, value)) = choices.iter().find(|(name, _)| *name == word) {
+        if let Some((_, value)) = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(&word)) {
             return *value;
         }
         let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-        self.refuse(
-            key,
-            format_args!(
-                "'{word}' is not known{}; give {}",
-                nearest(&word, names.iter().copied()),
-                names.join(", ")
-            ),
-        );
+        let hint = nearest(&word, names.iter().copied());
+        let shown =
+            self.node(key).map_or_else(String::new, |node| node.value.shown(format_args!("'{word}'")));
+        self.report(key, format!("{shown} is not known; give {}{hint}", names.join(", ")));
         default
     }
 
@@ -241,9 +207,10 @@ impl<'a> Section<'a> {
         };
         let mut strings = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
-            match &item.value {
-                Value::String(text) => strings.push(text.clone()),
-                other => self.problems.add(
+            match (&item.value, item.value.text()) {
+                (_, Some(text)) => strings.push(text.to_owned()),
+                (Value::Refused, None) => {}
+                (other, None) => self.problems.add(
                     Some(&item.place),
                     format!("{}[{index}]: {} where a string is needed", self.path_of(key), other.kind()),
                 ),
@@ -266,30 +233,65 @@ impl<'a> Section<'a> {
         };
         let path = self.path_of(key);
         let at = |(index, item)| Section::new(format!("{path}[{index}]"), Some(item), self.problems);
-        items.iter().enumerate().map(at).collect()
+        // What is not a table is reported by then; asking it for keys would only add to that.
+        items.iter().enumerate().map(at).filter(Section::is_present).collect()
     }
 
     /// Every table of this one that has not been asked for by name, with its key; they count as known.
     pub fn named_sections(&mut self) -> Vec<(String, Section<'a>)> {
         self.open = true;
-        let Some(table) = self.table else { return Vec::new() };
-        let rest = table.iter().filter(|(key, _)| !self.known.contains(&key.as_str()));
-        rest.map(|(key, entry)| {
-            (key.clone(), Section::new(self.path_of(key), Some(&entry.node), self.problems))
-        })
-        .collect()
+        let mut sections = Vec::new();
+        for (key, entry) in self.table.into_iter().flatten() {
+            if self.known.contains(&key.as_str()) {
+                continue;
+            }
+            match &entry.node.value {
+                Value::Null | Value::Refused => {}
+                Value::Table(_) => {
+                    let section = Section::new(self.path_of(key), Some(&entry.node), self.problems);
+                    sections.push((key.clone(), section));
+                }
+                _ => self.unknown(key, &entry.key_place),
+            }
+        }
+        sections
+    }
+
+    /// Takes every key that has not been asked for as known, where they cannot be judged.
+    pub fn ignore_rest(&mut self) {
+        self.open = true;
     }
 
     fn ask(&mut self, key: &'static str) -> Option<&'a Node> {
         if !self.known.contains(&key) {
             self.known.push(key);
         }
-        self.table?.get(key).map(|entry| &entry.node)
+        self.node(key).filter(|node| !matches!(node.value, Value::Refused))
+    }
+
+    /// What `key` holds; null is nothing.
+    fn node(&self, key: &str) -> Option<&'a Node> {
+        let node = &self.table?.get(key)?.node;
+        (!matches!(node.value, Value::Null)).then_some(node)
+    }
+
+    fn report(&self, key: &str, message: impl fmt::Display) {
+        self.problems.add(self.place_of(key), format!("{}: {message}", self.path_of(key)));
     }
 
     fn wrong_kind<T>(&self, key: &str, found: &Value, expected: &str) -> Option<T> {
-        self.refuse(key, format_args!("{} where {expected} is needed", found.kind()));
+        match found {
+            Value::Substituted(value) if value.whole => {
+                self.report(key, format_args!("what {} stands for is not {expected}", value.shown()));
+            }
+            _ => self.report(key, format_args!("{} where {expected} is needed", found.kind())),
+        }
         None
+    }
+
+    fn unknown(&self, key: &str, place: &Place) {
+        let hint = nearest(key, self.known.iter().copied());
+        self.problems.add(Some(place), format!("{}: is not a known key{hint}", self.path_of(key)));
     }
 }
 
@@ -301,9 +303,7 @@ impl Drop for Section<'_> {
         }
         for (key, entry) in table {
             if !self.known.contains(&key.as_str()) {
-                let hint = nearest(key, self.known.iter().copied());
-                self.problems
-                    .add(Some(&entry.key_place), format!("{}: is not a known key{hint}", self.path_of(key)));
+                self.unknown(key, &entry.key_place);
             }
         }
     }
@@ -313,9 +313,23 @@ impl Drop for Section<'_> {
 pub fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> String {
     /// Below this likeness (Jaro-Winkler, 0 to 1) a suggestion would puzzle more than help.
     const LIKENESS_MIN: f64 = 0.8;
+    /// Longer words are nobody's misspelling, and comparing them takes time.
+    const WORD_BYTES_MAX: usize = 64;
+    if word.len() > WORD_BYTES_MAX {
+        return String::new();
+    }
     names
         .map(|name| (strsim::jaro_winkler(word, name), name))
         .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map_or_else(String::new, |(_, name)| format!("; did you mean '{name}'?"))
+}
+
+/// `message` without any text that was substituted into `node` or an item of its list.
+fn conceal(node: &Node, message: String) -> String {
+    match &node.value {
+        Value::Substituted(value) => value.conceal(message),
+        Value::List(items) => items.iter().fold(message, |message, item| conceal(item, message)),
+        _ => message,
+    }
 }

@@ -1,0 +1,111 @@
+//! Reads `[cloud]`.
+
+use std::path::PathBuf;
+
+use reqwest::Url;
+
+use super::section::{Secret, Section};
+use super::stages::given;
+use crate::upload::{Compression, Settings};
+
+/// Reads the section; a warning about an unencrypted endpoint goes to `notes`.
+pub fn cloud(root: &mut Section<'_>, notes: &mut Vec<String>) -> Settings {
+    let mut section = root.section("cloud");
+    let enabled = section.bool("enabled", false);
+    let compressions =
+        [("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
+    let settings = Settings {
+        enabled,
+        endpoint: endpoint(&mut section, enabled, notes),
+        api_key: api_key(&mut section),
+        batch_size: section.count("batch_size", 500, 1..=10_000),
+        batch_bytes_max: section.count("batch_bytes_max", 512 * 1024, 1024..=16 * 1024 * 1024),
+        timeout: section.seconds("timeout", 30.0, 0.1..=3600.0),
+        flush_interval: section.seconds("flush_interval_seconds", 5.0, 0.05..=86_400.0),
+        compression: section.choice("compression", Compression::default(), &compressions),
+        ca_file: path(&mut section, "ca_file"),
+        client_certificate_file: path(&mut section, "client_certificate_file"),
+        client_key_file: path(&mut section, "client_key_file"),
+        backoff_min: section.seconds("backoff_min_seconds", 1.0, 0.1..=3600.0),
+        backoff_max: section.seconds("backoff_max_seconds", 300.0, 0.1..=86_400.0),
+    };
+    let (certificate, key) = ("client_certificate_file", "client_key_file");
+    match (&settings.client_certificate_file, &settings.client_key_file) {
+        (Some(_), None) => {
+            section.refuse(certificate, format_args!("is given without {key}; give both or neither"))
+        }
+        (None, Some(_)) => {
+            section.refuse(key, format_args!("is given without {certificate}; give both or neither"))
+        }
+        _ => {}
+    }
+    if settings.backoff_min > settings.backoff_max {
+        section.refuse(
+            "backoff_min_seconds",
+            format_args!(
+                "{} is more than backoff_max_seconds, {}; the wait grows from the first to the second",
+                settings.backoff_min.as_secs_f64(),
+                settings.backoff_max.as_secs_f64()
+            ),
+        );
+    }
+    settings
+}
+
+/// No message shows the value: what is not understood as a URL may hold a token.
+fn endpoint(section: &mut Section<'_>, enabled: bool, notes: &mut Vec<String>) -> String {
+    const KEY: &str = "endpoint";
+    let Some(endpoint) = section.string(KEY) else { return ENDPOINT.to_owned() };
+    if endpoint.is_empty() {
+        if enabled {
+            section.refuse(
+                KEY,
+                format_args!("is empty while cloud.enabled is true; give a URL such as {ENDPOINT}"),
+            );
+        }
+        return endpoint;
+    }
+    match Url::parse(&endpoint) {
+        Err(error) => {
+            section.refuse(KEY, format_args!("is not a URL ({error}); give one such as {ENDPOINT}"));
+        }
+        // Without the scheme that was found: a parser lower-cases it, and then no value is recognised in it.
+        Ok(url) if !matches!(url.scheme(), "http" | "https") => {
+            section
+                .refuse(KEY, format_args!("is not an https:// or http:// URL; give one such as {ENDPOINT}"));
+        }
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            section.refuse(KEY, "holds a user name or password; give the credential as api_key");
+        }
+        Ok(url) if url.scheme() == "http" && !is_loopback(&url) => {
+            let place = section.place_of(KEY).map_or_else(String::new, |place| format!("{place}: "));
+            notes.push(format!(
+                "{place}{}: http:// sends readings and the api_key unencrypted; use https://",
+                section.path_of(KEY)
+            ));
+        }
+        Ok(_) => {}
+    }
+    endpoint
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || address.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+}
+
+/// It becomes a header line, in which anything else than visible ASCII would change the request.
+fn api_key(section: &mut Section<'_>) -> Option<Secret> {
+    let key = given(section.string("api_key"))?;
+    if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        section.refuse("api_key", "holds a character other than visible ASCII; give the bare key");
+    }
+    Some(Secret::new(key))
+}
+
+fn path(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
+    given(section.string(key)).map(PathBuf::from)
+}
+
+const ENDPOINT: &str = "https://api.pyvorin.com/v1/ingest";

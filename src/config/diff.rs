@@ -1,0 +1,60 @@
+//! What a reload has to do: the difference between two configurations.
+
+use super::Config;
+use crate::adapter::Source;
+
+/// The steps from one configuration to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReloadPlan {
+    /// Names of the sources to start. One that changed stands here and in `sources_stopped`; when
+    /// the poll interval changed that is every source.
+    pub sources_started: Vec<String>,
+    pub sources_stopped: Vec<String>,
+    pub rules_changed: bool,
+    pub windows_changed: bool,
+    pub privacy_changed: bool,
+    pub cloud_changed: bool,
+    pub logging_changed: bool,
+    /// Keys that changed but cannot while the agent runs. When there is one, apply nothing and run
+    /// on with the old configuration.
+    pub refused: Vec<&'static str>,
+}
+
+impl ReloadPlan {
+    /// Whether nothing at all differs.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Compares what runs with what was loaded.
+pub fn diff(old: &Config, new: &Config) -> ReloadPlan {
+    let same_interval = old.poll_interval == new.poll_interval;
+    let not_among = |sources: &[Source], others: &[Source]| {
+        let is_kept = |source: &&Source| same_interval && others.contains(source);
+        sources.iter().filter(|source| !is_kept(source)).map(Source::name).collect()
+    };
+    ReloadPlan {
+        sources_started: not_among(&new.sources, &old.sources),
+        sources_stopped: not_among(&old.sources, &new.sources),
+        rules_changed: old.rules != new.rules,
+        windows_changed: old.windows != new.windows,
+        privacy_changed: old.privacy != new.privacy,
+        cloud_changed: old.cloud != new.cloud,
+        logging_changed: old.logging != new.logging,
+        refused: refused(old, new),
+    }
+}
+
+fn refused(old: &Config, new: &Config) -> Vec<&'static str> {
+    let changes = [
+        ("agent.device_id", old.device_id != new.device_id),
+        ("agent.state_dir", old.store.state_dir != new.store.state_dir),
+        ("store.size_max_mb", old.store.size_bytes_max != new.store.size_bytes_max),
+        ("store.commit_interval_seconds", old.store.commit_interval != new.store.commit_interval),
+        ("health.enabled", old.health.enabled != new.health.enabled),
+        ("health.bind", old.health.bind != new.health.bind),
+        ("health.port", old.health.port != new.health.port),
+    ];
+    changes.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+}

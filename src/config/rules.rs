@@ -1,0 +1,146 @@
+//! Reads `[windows]` and `[[rules]]`, as lists or as named tables.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::section::Section;
+use super::stages::{bounded_name, given};
+use crate::pipeline::{rule, window};
+use crate::reading::Severity;
+
+/// Reads `windows.definitions` and every `[windows.<name>]`.
+pub fn windows(root: &mut Section<'_>) -> Vec<window::Settings> {
+    let mut section = root.section("windows");
+    let default_size = section.integer("default_size", 60, 1..=SPAN_SECONDS_MAX);
+    let mut tables: Vec<_> = section.list("definitions").into_iter().map(|table| (None, table)).collect();
+    tables.extend(section.named_sections().into_iter().map(|(name, table)| (Some(name), table)));
+    limit(root, "windows", &mut tables, WINDOWS_MAX);
+    let mut names = HashSet::new();
+    let read = |(name, mut table)| {
+        let name = unique_name(&mut table, name, &mut names, "the window's name");
+        window(name, &mut table, default_size as f64)
+    };
+    tables.into_iter().map(read).collect()
+}
+
+/// Reads every `[[rules]]` or `[rules.<name>]`.
+pub fn rules(root: &mut Section<'_>) -> Vec<rule::Settings> {
+    let mut tables = named_tables(root, "rules");
+    limit(root, "rules", &mut tables, RULES_MAX);
+    let mut names = HashSet::new();
+    let read = |(name, mut table)| {
+        let name = unique_name(&mut table, name, &mut names, "the rule's name");
+        rule(name, &mut table)
+    };
+    tables.into_iter().map(read).collect()
+}
+
+/// The tables under `key`, which is a list of tables or a table of named ones.
+pub fn named_tables<'a>(root: &mut Section<'a>, key: &'static str) -> Vec<(Option<String>, Section<'a>)> {
+    if root.is_list(key) {
+        return root.list(key).into_iter().map(|table| (None, table)).collect();
+    }
+    let tables = root.section(key).named_sections();
+    tables.into_iter().map(|(name, table)| (Some(name), table)).collect()
+}
+
+fn window(name: String, table: &mut Section<'_>, default_size: f64) -> window::Settings {
+    let kinds = [("tumbling", window::Kind::Tumbling), ("rolling", window::Kind::Rolling)];
+    let aggregations = [
+        ("mean", window::Aggregation::Mean),
+        ("max", window::Aggregation::Max),
+        ("min", window::Aggregation::Min),
+        ("std", window::Aggregation::Std),
+        ("sum", window::Aggregation::Sum),
+        ("count", window::Aggregation::Count),
+    ];
+    let span = SPAN_SECONDS_MIN..=SPAN_SECONDS_MAX as f64;
+    let duration = table.seconds("duration_seconds", default_size, span.clone());
+    let step = table.optional_float("step_seconds", span).map_or(duration, Duration::from_secs_f64);
+    let settings = window::Settings {
+        name,
+        sensor_name: given(table.string("sensor_name")),
+        duration,
+        step,
+        kind: table.choice("window_type", window::Kind::default(), &kinds),
+        aggregation: table.choice("aggregation", window::Aggregation::default(), &aggregations),
+    };
+    if let Err(fault) = check_step(&settings) {
+        table.refuse("step_seconds", fault);
+    }
+    settings
+}
+
+/// Whether the steps of a window fit its kind.
+fn check_step(settings: &window::Settings) -> Result<(), String> {
+    let (step, duration) = (settings.step.as_secs_f64(), settings.duration.as_secs_f64());
+    match settings.kind {
+        window::Kind::Tumbling if step != duration => Err(format!(
+            "{step} differs from the duration, {duration}; leave it out, or set window_type to rolling"
+        )),
+        window::Kind::Rolling if step > duration => Err(format!(
+            "{step} is more than the duration, {duration}; readings between two windows would be left out"
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn rule(name: String, table: &mut Section<'_>) -> rule::Settings {
+    const CONDITION: &str = "condition_expr";
+    let severities =
+        [("info", Severity::Info), ("warning", Severity::Warning), ("critical", Severity::Critical)];
+    let condition_expr = table.required_string(CONDITION, "an expression such as ctx.value > 85.0");
+    if !condition_expr.is_empty()
+        && let Err((column, message)) = check_expression(&condition_expr)
+    {
+        table.refuse(CONDITION, format_args!("column {column}: {message}"));
+    }
+    rule::Settings {
+        name,
+        condition_expr,
+        severity: table.choice("severity", Severity::default(), &severities),
+        cooldown: table.seconds("cooldown_seconds", 0.0, 0.0..=SPAN_SECONDS_MAX as f64),
+        message: given(table.string("message")),
+    }
+}
+
+/// Whether a condition compiles; else the column, from 1 in characters, and what is wrong there.
+fn check_expression(_text: &str) -> Result<(), (usize, String)> {
+    Ok(())
+}
+
+/// The `name` of a table, or else the name it was given by its place; once per list.
+fn unique_name(
+    table: &mut Section<'_>,
+    named: Option<String>,
+    names: &mut HashSet<String>,
+    expected: &str,
+) -> String {
+    const KEY: &str = "name";
+    let name = match named {
+        Some(named) if !table.has(KEY) && !named.is_empty() => {
+            table.string(KEY);
+            named
+        }
+        _ => table.required_string(KEY, expected),
+    };
+    bounded_name(table, KEY, &name);
+    if !name.is_empty() && !names.insert(name.clone()) {
+        table.refuse(KEY, format_args!("'{name}' is taken by an earlier one; names are unique"));
+    }
+    name
+}
+
+fn limit(root: &Section<'_>, key: &str, tables: &mut Vec<(Option<String>, Section<'_>)>, max: usize) {
+    if tables.len() > max {
+        root.refuse(key, format_args!("{} are too many; give at most {max}", tables.len()));
+        tables.drain(max..).for_each(|(_, mut table)| table.ignore_rest());
+    }
+}
+
+const WINDOWS_MAX: usize = 256;
+const RULES_MAX: usize = 1024;
+/// Shorter than any clock of a sensor tells apart.
+const SPAN_SECONDS_MIN: f64 = 0.001;
+/// A leap year.
+const SPAN_SECONDS_MAX: i64 = 366 * 86_400;

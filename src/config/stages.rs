@@ -1,0 +1,116 @@
+//! Reads the settings of every stage out of the merged tree.
+
+use std::path::PathBuf;
+
+use super::Config;
+use super::cloud::cloud;
+use super::firewall::privacy;
+use super::problem::Problems;
+use super::rules::{named_tables, rules, windows};
+use super::section::Section;
+use super::tree::Node;
+use crate::logging::{Format, Level};
+use crate::{adapter, health, logging, store};
+
+/// Reads all of `root`, where every key that nobody asks for is a problem. What is returned is
+/// usable only while there are no problems; `notes` gains what is allowed but worth a warning.
+pub fn read(root: &Node, state_dir: PathBuf, problems: &Problems, notes: &mut Vec<String>) -> Config {
+    let mut root = Section::new(String::new(), Some(root), problems);
+    let mut agent = root.section("agent");
+    let mut sensors = root.section("sensors");
+    let device_id = device_id(&mut agent);
+    let store = store(&mut root, given(agent.string("state_dir")).map_or(state_dir, PathBuf::from));
+    let poll_interval = sensors.seconds("poll_interval_seconds", 5.0, 0.05..=86_400.0);
+    let sources = sources(&mut root, &mut sensors, problems);
+    // The section is documented, but no key of it is; a file that has it empty stays good.
+    drop(named_tables(&mut root, "policies"));
+    Config {
+        device_id,
+        poll_interval,
+        sources,
+        windows: windows(&mut root),
+        rules: rules(&mut root),
+        cloud: cloud(&mut root, notes),
+        privacy: privacy(&mut root),
+        store,
+        health: health(&mut root),
+        logging: logging(&mut root),
+    }
+}
+
+/// A string that is not empty. Empty is how `${NAME:-}` says "not given".
+pub fn given(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+/// Reads a name that stands in messages, events and file formats.
+pub fn bounded_name(section: &Section<'_>, key: &str, name: &str) {
+    if name.len() > NAME_BYTES_MAX {
+        section.refuse(key, format_args!("is {} bytes long; give at most {NAME_BYTES_MAX}", name.len()));
+    } else if name.contains(char::is_control) {
+        section.refuse(key, "contains a control character; give printable text");
+    }
+}
+
+fn device_id(agent: &mut Section<'_>) -> Option<String> {
+    let device_id = given(agent.string("device_id"))?;
+    bounded_name(agent, "device_id", &device_id);
+    Some(device_id)
+}
+
+fn sources(root: &mut Section<'_>, sensors: &mut Section<'_>, problems: &Problems) -> Vec<adapter::Source> {
+    let mut devices = sensors.list("devices");
+    if devices.len() > DEVICES_MAX {
+        sensors.refuse("devices", format_args!("{} devices; give at most {DEVICES_MAX}", devices.len()));
+        devices.drain(DEVICES_MAX..).for_each(|mut device| device.ignore_rest());
+    }
+    adapter::read_sources(&mut root.section("ingest"), devices, problems)
+}
+
+fn store(root: &mut Section<'_>, state_dir: PathBuf) -> store::Settings {
+    let mut section = root.section("store");
+    store::Settings {
+        state_dir,
+        size_bytes_max: section.count::<u64>("size_max_mb", 256, 1..=1_048_576) * 1024 * 1024,
+        commit_interval: section.seconds("commit_interval_seconds", 1.0, 0.01..=60.0),
+    }
+}
+
+fn health(root: &mut Section<'_>) -> health::Settings {
+    let mut section = root.section("health");
+    let bind = section.string("bind").unwrap_or_else(|| HEALTH_BIND.to_owned());
+    health::Settings {
+        enabled: section.bool("enabled", true),
+        bind: bind.parse().unwrap_or_else(|_| {
+            section.refuse(
+                "bind",
+                format_args!("'{bind}' is not an IP address; give one such as {HEALTH_BIND}"),
+            );
+            std::net::Ipv4Addr::LOCALHOST.into()
+        }),
+        port: section.count("port", 8080, 0..=65_535),
+    }
+}
+
+fn logging(root: &mut Section<'_>) -> logging::Settings {
+    let mut section = root.section("logging");
+    let levels = [
+        ("error", Level::Error),
+        ("warn", Level::Warn),
+        ("info", Level::Info),
+        ("debug", Level::Debug),
+        ("trace", Level::Trace),
+        // What the Python agent called it.
+        ("warning", Level::Warn),
+    ];
+    let formats = [("text", Format::Text), ("json", Format::Json)];
+    logging::Settings {
+        level: section.choice("level", Level::default(), &levels),
+        format: section.choice("format", Format::default(), &formats),
+    }
+}
+
+/// Of a device, rule or window.
+const NAME_BYTES_MAX: usize = 256;
+const DEVICES_MAX: usize = 4096;
+const HEALTH_BIND: &str = "127.0.0.1";
