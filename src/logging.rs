@@ -15,6 +15,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
 
+use crate::lifecycle::supervisor::panic_message;
+
 /// `[logging]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -67,7 +69,7 @@ pub fn init(settings: Settings) -> Result<Handle, AlreadySet> {
     let (subscriber, handle) = subscriber(settings, Output::of_stderr(), io::stderr);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| AlreadySet)?;
     std::panic::set_hook(Box::new(|panic| {
-        let message = panic.payload_as_str().unwrap_or("no message");
+        let message = panic_message(panic.payload());
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(message_of_panic = message, place, "a task panicked");
     }));
@@ -86,7 +88,7 @@ impl Output {
     fn of_stderr() -> Self {
         let stream = std::env::var("JOURNAL_STREAM").ok();
         let journal = rustix::fs::fstat(io::stderr())
-            .is_ok_and(|stat| is_journal(stream.as_deref(), u64::from(stat.st_dev), u64::from(stat.st_ino)));
+            .is_ok_and(|stat| is_journal(stream.as_deref(), stat.st_dev, stat.st_ino));
         // https://no-color.org: present and not empty.
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self { journal, colour: !journal && !plain && io::stderr().is_terminal() }

@@ -171,7 +171,7 @@ impl From<JoinError> for Failure {
 }
 
 /// What a panic said, bounded; `panic!` carries a string, other payloads have nothing to show.
-pub(super) fn panic_message(payload: &(dyn Any + Send)) -> String {
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
     let message = payload
         .downcast_ref::<&'static str>()
         .copied()
@@ -182,9 +182,7 @@ pub(super) fn panic_message(payload: &(dyn Any + Send)) -> String {
 
 /// The whole chain of causes where the type shows it so (`anyhow` does), bounded.
 pub(super) fn text(error: &impl Display) -> String {
-    let mut text = format!("{error:#}");
-    text.truncate(text.floor_char_boundary(FAILURE_BYTES_MAX));
-    text
+    crate::reading::clip(&format!("{error:#}"), FAILURE_BYTES_MAX).to_owned()
 }
 
 /// An error's text may quote what a device sent.
