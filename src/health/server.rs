@@ -258,3 +258,19 @@ const ACCEPT_DELAY_MAX: Duration = Duration::from_secs(2);
 
 const BIND_DELAY_MIN: Duration = Duration::from_secs(1);
 const BIND_DELAY_MAX: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn accepts_that_go_on_failing_are_tried_ever_more_rarely() {
+        let mut failure = None;
+        let error = io::Error::from_raw_os_error(libc::EMFILE);
+        let delays: Vec<_> = (0..100).map(|_| note_failure(&mut failure, &error)).collect();
+        assert_eq!(delays[..3], [ACCEPT_DELAY_MIN, ACCEPT_DELAY_MIN * 2, ACCEPT_DELAY_MIN * 4]);
+        assert_eq!(delays[99], ACCEPT_DELAY_MAX);
+        note_success(&mut failure);
+        assert_eq!(note_failure(&mut failure, &error), ACCEPT_DELAY_MIN);
+    }
+}

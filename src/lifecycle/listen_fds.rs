@@ -40,7 +40,8 @@ pub enum Error {
 }
 
 /// Takes the sockets that the service manager passed (first descriptor 3): none, or the health
-/// page's. A second call gets none. To be called before anything else opens descriptors by number.
+/// page's. A second call gets none. Call it first in `main`: a descriptor that this
+/// process opens itself may otherwise get a number that a wrong `LISTEN_FDS` claims.
 ///
 /// # Errors
 ///
