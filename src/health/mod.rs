@@ -1,6 +1,18 @@
 //! What the agent says about itself: the health page, metrics, liveness and readiness.
 
+pub mod host;
+mod metrics;
+mod pace;
+mod report;
+mod routes;
+pub mod server;
+pub mod state;
+pub mod view;
+
 use std::net::IpAddr;
+
+pub use state::{PipelineCounters, StoreCounters};
+pub use view::{Configured, Phase, PrivacySummary, View};
 
 /// `[health]`.
 #[derive(Clone, Debug, PartialEq)]

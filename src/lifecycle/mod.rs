@@ -1,3 +1,9 @@
-//! Life as a service.
+//! Life as a service: signals, the service manager, named tasks, the watchdog and the state lock.
 
+pub mod listen_fds;
+pub mod lock;
+pub mod restart;
+pub mod signals;
+pub mod supervisor;
+pub mod systemd;
 pub mod watchdog;

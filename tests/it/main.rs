@@ -1,4 +1,10 @@
-//! The tests that drive the agent's parts from outside, one module per subject.
-#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+//! The real parts put together, over real sockets, files and programs; one module per subject.
+
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report, in its helpers too")]
 
 mod config;
+mod harness;
+mod health;
+mod rules_oracle;
+mod socket_activation;
+mod upload;

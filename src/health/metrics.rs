@@ -1,0 +1,240 @@
+//! The body of `/metrics`: Prometheus text exposition format 0.0.4.
+
+use std::fmt::{Display, Write};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::host::Sample;
+use super::view::{Status, View, state_name};
+use crate::adapter::State;
+use crate::reading::{Priority, Refusal};
+
+/// The whole page. `since_boot` is the boot clock.
+pub(super) fn page(view: &View, status: Status, host: &Sample, since_boot: Duration) -> String {
+    let mut page = Page(String::with_capacity(PAGE_BYTES));
+    agent(&mut page, view, status, since_boot);
+    pipeline(&mut page, view);
+    store(&mut page, view);
+    delivery(&mut page, view);
+    sources(&mut page, view);
+    board(&mut page, host);
+    page.0
+}
+
+fn agent(page: &mut Page, view: &View, status: Status, since_boot: Duration) {
+    let version = [("version", env!("CARGO_PKG_VERSION"))];
+    page.gauge("build_info", "The running version.").put(&version, 1);
+    page.gauge("uptime_seconds", "Since the start of the agent.")
+        .put(&[], view.uptime(since_boot).as_secs_f64());
+    let mut family = page.gauge("health_status", "1 for the status that /health shows, 0 for the others.");
+    for each in Status::ALL {
+        family.put(&[("status", each.name())], u8::from(each == status));
+    }
+}
+
+fn pipeline(page: &mut Page, view: &View) {
+    let pipeline = &*view.pipeline;
+    page.counter("readings_processed_total", "Readings that were accepted.")
+        .put_atomic(&pipeline.readings_processed);
+    page.counter("events_triggered_total", "Events that rules emitted.")
+        .put_atomic(&pipeline.events_triggered);
+    page.counter("windows_emitted_total", "Window results that were emitted.")
+        .put_atomic(&pipeline.windows_emitted);
+    page.counter("rule_errors_total", "Evaluations of a rule that ended in an error.")
+        .put_atomic(&pipeline.rule_errors);
+    page.gauge("buffered_readings", "Readings that wait for their commit.")
+        .put_atomic(&pipeline.buffer_count);
+    let mut family = page.counter("readings_refused_total", "Input that was not accepted, by reason.");
+    for reason in Refusal::ALL {
+        family.put(&[("reason", reason.name())], pipeline.refused(reason));
+    }
+    let help = "Input that was not accepted, by sensor and reason; sensors beyond the first 256 are 'other'.";
+    let mut family = page.counter("sensor_readings_refused_total", help);
+    for (sensor, counts) in pipeline.refused_by_sensor() {
+        for (reason, count) in Refusal::ALL.iter().zip(counts).filter(|(_, count)| *count > 0) {
+            family.put(&[("sensor", sensor.as_str()), ("reason", reason.name())], count);
+        }
+    }
+}
+
+fn store(page: &mut Page, view: &View) {
+    let store = &*view.store;
+    page.gauge("pending_items", "Items not yet delivered, by lane.").put_lanes(&store.pending);
+    page.counter("dropped_items_total", "Items that retention dropped undelivered, by lane.")
+        .put_lanes(&store.dropped);
+    page.gauge("dead_letters", "Items in the store that the endpoint refused for good.")
+        .put_atomic(&store.dead_letters);
+    page.counter("commits_total", "Transactions that added something.").put_atomic(&store.commits);
+    page.counter("commit_bytes_total", "Bytes that those transactions added.")
+        .put_atomic(&store.commit_bytes);
+    page.counter("readings_stored_total", "Readings that were committed.").put_atomic(&store.readings_stored);
+    page.gauge("store_size_bytes", "Size of the database and its write-ahead log.")
+        .put_atomic(&store.store_bytes);
+    if let Some(seconds) = store.last_commit_at.get() {
+        page.gauge("last_commit_timestamp_seconds", "When the last commit ended.").put(&[], seconds);
+    }
+    if let Some(seconds) = store.oldest_pending_at.get() {
+        page.gauge("oldest_pending_timestamp_seconds", "When the oldest undelivered item was accepted.")
+            .put(&[], seconds);
+    }
+}
+
+fn delivery(page: &mut Page, view: &View) {
+    let delivery = &*view.delivery;
+    page.counter("batches_delivered_total", "Requests that the endpoint accepted.")
+        .put_atomic(&delivery.batches_delivered);
+    page.counter("items_delivered_total", "Items in those requests.").put_atomic(&delivery.items_delivered);
+    page.counter("delivery_attempts_failed_total", "Requests that did not end in a delivery.")
+        .put_atomic(&delivery.attempts_failed);
+    page.counter("delivery_sent_bytes_total", "Bytes of request bodies, retries included.")
+        .put_atomic(&delivery.body_bytes_sent);
+    page.counter("delivery_dead_letters_total", "Items that the endpoint refused for good since start.")
+        .put_atomic(&delivery.dead_letters);
+    let last = view.last_delivery();
+    page.gauge("delivery_trouble", "1 while delivery does not go on.")
+        .put(&[], u8::from(last.trouble.is_some()));
+    if last.delivered_at > 0.0 {
+        page.gauge("last_delivery_timestamp_seconds", "When the last delivery ended.")
+            .put(&[], last.delivered_at);
+    }
+}
+
+fn sources(page: &mut Page, view: &View) {
+    let configured = view.configured.borrow();
+    page.gauge("configured_devices", "Entries of sensors.devices.").put(&[], configured.devices);
+    let states = [State::Starting, State::Connected, State::Reconnecting, State::Failed, State::Finished];
+    let mut family = page.gauge("source_state", "1 for the state that a source is in, 0 for the others.");
+    for source in &configured.sources {
+        let current = source.state();
+        for state in states {
+            let labels =
+                [("source", source.name.as_str()), ("kind", source.kind), ("state", state_name(state))];
+            family.put(&labels, u8::from(state == current));
+        }
+    }
+    let mut family = page.counter("source_readings_total", "Readings that a source handed in.");
+    for source in &configured.sources {
+        family.put(&[("source", &source.name), ("kind", source.kind)], source.readings.load(Relaxed));
+    }
+    let mut family = page.counter("source_restarts_total", "Starts of a source after its first.");
+    for source in &configured.sources {
+        family.put(&[("source", &source.name), ("kind", source.kind)], source.restarts.load(Relaxed));
+    }
+}
+
+fn board(page: &mut Page, host: &Sample) {
+    page.gauge("host_cpu_usage_ratio", "CPU use of the board, all cores.").put(&[], host.cpu_percent / 100.0);
+    page.gauge("host_memory_usage_ratio", "Memory that is not available to new programs.")
+        .put(&[], host.ram_percent / 100.0);
+    page.gauge("host_disk_usage_ratio", "Use of the file system of the state directory.")
+        .put(&[], host.disk_percent / 100.0);
+    page.gauge("host_disk_free_bytes", "Room on the file system of the state directory.")
+        .put(&[], host.disk_free_bytes);
+    if let Some(celsius) = host.thermal_celsius {
+        page.gauge("host_temperature_celsius", "The hottest thermal zone.").put(&[], celsius);
+    }
+    if let Some(bytes) = host.resident_bytes {
+        page.gauge("resident_memory_bytes", "Memory of the agent.").put(&[], bytes);
+    }
+}
+
+/// The text so far.
+struct Page(String);
+
+/// One metric; its head is written, samples follow.
+struct Family<'a> {
+    page: &'a mut String,
+    name: &'static str,
+}
+
+impl Page {
+    fn counter(&mut self, name: &'static str, help: &'static str) -> Family<'_> {
+        self.family(name, help, "counter")
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &'static str) -> Family<'_> {
+        self.family(name, help, "gauge")
+    }
+
+    fn family(&mut self, name: &'static str, help: &'static str, kind: &'static str) -> Family<'_> {
+        let page = &mut self.0;
+        // Writing to a String cannot fail, here and below.
+        write!(page, "# HELP {PREFIX}{name} {help}\n# TYPE {PREFIX}{name} {kind}\n").ok();
+        Family { page, name }
+    }
+}
+
+impl Family<'_> {
+    fn put(&mut self, labels: &[(&'static str, &str)], value: impl Display) {
+        write!(self.page, "{PREFIX}{}", self.name).ok();
+        for (index, (label, text)) in labels.iter().enumerate() {
+            self.page.push(if index == 0 { '{' } else { ',' });
+            write!(self.page, "{label}=\"").ok();
+            push_escaped(self.page, text);
+            self.page.push('"');
+        }
+        if !labels.is_empty() {
+            self.page.push('}');
+        }
+        writeln!(self.page, " {value}").ok();
+    }
+
+    fn put_atomic(&mut self, value: &AtomicU64) {
+        self.put(&[], value.load(Relaxed));
+    }
+
+    fn put_lanes(&mut self, lanes: &[AtomicU64; 4]) {
+        for (priority, value) in Priority::ALL.iter().zip(lanes) {
+            self.put(&[("lane", priority.name())], value.load(Relaxed));
+        }
+    }
+}
+
+/// Label values are any UTF-8 with these three escaped.
+fn push_escaped(page: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '\\' => page.push_str("\\\\"),
+            '"' => page.push_str("\\\""),
+            '\n' => page.push_str("\\n"),
+            _ => page.push(c),
+        }
+    }
+}
+
+const PREFIX: &str = "pyvorin_edge_";
+
+/// A page of a few sources fits without growing.
+const PAGE_BYTES: usize = 12 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::super::view::tests::agent;
+    use super::*;
+
+    #[test]
+    fn a_hostile_sensor_name_cannot_forge_a_sample() {
+        let agent = agent();
+        agent.view.pipeline.refuse(Refusal::Time, "a\"} 1\nforged_total 99\\");
+        let page = page(&agent.view, Status::Healthy, &Sample::default(), Duration::ZERO);
+        let expected = r#"pyvorin_edge_sensor_readings_refused_total{sensor="a\"} 1\nforged_total 99\\",reason="time"} 1"#;
+        assert!(page.lines().any(|line| line == expected), "{page}");
+        assert!(!page.lines().any(|line| line.starts_with("forged_total")));
+    }
+
+    #[test]
+    fn exactly_one_status_is_set() {
+        let page = page(&agent().view, Status::Degraded, &Sample::default(), Duration::ZERO);
+        let set: Vec<_> = page
+            .lines()
+            .filter(|line| line.starts_with("pyvorin_edge_health_status{") && line.ends_with(" 1"))
+            .collect();
+        assert_eq!(set, [r#"pyvorin_edge_health_status{status="degraded"} 1"#]);
+    }
+
+    #[test]
+    fn a_board_without_a_sensor_has_no_temperature() {
+        let page = page(&agent().view, Status::Healthy, &Sample::default(), Duration::ZERO);
+        assert!(!page.contains("celsius"));
+    }
+}

@@ -1,0 +1,306 @@
+//! The body of `/health`: the documented keys, and some more.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::host::Sample;
+use super::view::{Assessment, Configured, Phase, View, state_name};
+use crate::adapter::{self, State};
+use crate::reading::{Priority, Refusal};
+
+/// The whole body. `now` is in Unix seconds UTC, `since_boot` the boot clock.
+#[derive(Serialize)]
+pub(super) struct Report {
+    status: &'static str,
+    reasons: Vec<String>,
+    timestamp: f64,
+    metrics: Metrics,
+    agent: Agent,
+    cloud: Cloud,
+    privacy: Privacy,
+    ingest: Ingest,
+    store: Store,
+    refused: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Serialize)]
+struct Metrics {
+    cpu_percent: f64,
+    ram_percent: f64,
+    disk_percent: f64,
+    /// 0 where the board has no sensor: dashboards of the Python agent expect a number.
+    thermal_celsius: f64,
+    uptime_seconds: f64,
+    timestamp: f64,
+}
+
+#[derive(Serialize)]
+struct Agent {
+    running: bool,
+    buffer_count: u64,
+    readings_processed: u64,
+    events_triggered: u64,
+    windows_emitted: u64,
+    rule_errors: u64,
+    version: &'static str,
+    config_file: String,
+}
+
+#[derive(Serialize)]
+struct Cloud {
+    queue_depth: u64,
+    /// Unix seconds UTC of the last delivery; 0 before the first.
+    last_flush_time: f64,
+    messages_sent_today: u64,
+    endpoint: String,
+    enabled: bool,
+    trouble: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Privacy {
+    enabled: bool,
+    rules_active: usize,
+    fields_redacted: Vec<String>,
+    fields_hashed: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Ingest {
+    /// Kinds of which a source is connected.
+    adapters_connected: Vec<&'static str>,
+    devices_configured: usize,
+    sources: Vec<Source>,
+}
+
+#[derive(Serialize)]
+struct Source {
+    name: String,
+    kind: &'static str,
+    state: &'static str,
+    last_error: Option<String>,
+    readings: u64,
+    restarts: u64,
+}
+
+#[derive(Serialize)]
+struct Store {
+    pending: BTreeMap<&'static str, u64>,
+    dropped: BTreeMap<&'static str, u64>,
+    dead_letters: u64,
+    readings_stored: u64,
+    commits: u64,
+    commit_bytes: u64,
+    size_bytes: u64,
+    last_commit_time: Option<f64>,
+    oldest_pending_time: Option<f64>,
+}
+
+impl Report {
+    pub(super) fn new(view: &View, found: Assessment, host: &Sample, since_boot: Duration, now: f64) -> Self {
+        let configured = view.configured.borrow();
+        Self {
+            status: found.status.name(),
+            reasons: found.reasons,
+            timestamp: now,
+            metrics: Metrics {
+                cpu_percent: host.cpu_percent,
+                ram_percent: host.ram_percent,
+                disk_percent: host.disk_percent,
+                thermal_celsius: host.thermal_celsius.unwrap_or(0.0),
+                uptime_seconds: view.uptime(since_boot).as_secs_f64(),
+                timestamp: now,
+            },
+            agent: Agent::new(view, &configured),
+            cloud: Cloud::new(view, &configured, now),
+            privacy: Privacy {
+                enabled: configured.privacy.enabled,
+                rules_active: configured.privacy.rules_active,
+                fields_redacted: configured.privacy.fields_redacted.clone(),
+                fields_hashed: configured.privacy.fields_hashed.clone(),
+            },
+            ingest: Ingest::new(&configured),
+            store: Store::new(view),
+            refused: Refusal::ALL.map(|reason| (reason.name(), view.pipeline.refused(reason))).into(),
+        }
+    }
+}
+
+impl Agent {
+    fn new(view: &View, configured: &Configured) -> Self {
+        Self {
+            running: *view.phase.borrow() == Phase::Running,
+            buffer_count: view.pipeline.buffer_count.load(Relaxed),
+            readings_processed: view.pipeline.readings_processed.load(Relaxed),
+            events_triggered: view.pipeline.events_triggered.load(Relaxed),
+            windows_emitted: view.pipeline.windows_emitted.load(Relaxed),
+            rule_errors: view.pipeline.rule_errors.load(Relaxed),
+            version: env!("CARGO_PKG_VERSION"),
+            config_file: configured.config_file.clone(),
+        }
+    }
+}
+
+impl Cloud {
+    fn new(view: &View, configured: &Configured, now: f64) -> Self {
+        let last = view.last_delivery();
+        // The count belongs to its day: without a delivery since midnight nothing was sent today.
+        let is_today = last.day == (now / SECONDS_PER_DAY) as u64;
+        Self {
+            queue_depth: view.store.pending_total(),
+            last_flush_time: last.delivered_at,
+            messages_sent_today: if is_today { last.items_today } else { 0 },
+            endpoint: without_credentials(&configured.endpoint),
+            enabled: configured.cloud_enabled,
+            trouble: last.trouble,
+        }
+    }
+}
+
+impl Ingest {
+    fn new(configured: &Configured) -> Self {
+        let mut adapters_connected: Vec<_> = configured
+            .sources
+            .iter()
+            .filter(|source| source.state() == State::Connected)
+            .map(|source| source.kind)
+            .collect();
+        adapters_connected.sort_unstable();
+        adapters_connected.dedup();
+        Self {
+            adapters_connected,
+            devices_configured: configured.devices,
+            sources: configured.sources.iter().map(|source| Source::new(source)).collect(),
+        }
+    }
+}
+
+impl Source {
+    fn new(source: &adapter::Status) -> Self {
+        Self {
+            name: source.name.clone(),
+            kind: source.kind,
+            state: state_name(source.state()),
+            last_error: source.last_error(),
+            readings: source.readings.load(Relaxed),
+            restarts: source.restarts.load(Relaxed),
+        }
+    }
+}
+
+impl Store {
+    fn new(view: &View) -> Self {
+        let store = &*view.store;
+        let by_lane = |counts: &[std::sync::atomic::AtomicU64; 4]| {
+            Priority::ALL.iter().zip(counts).map(|(lane, count)| (lane.name(), count.load(Relaxed))).collect()
+        };
+        Self {
+            pending: by_lane(&store.pending),
+            dropped: by_lane(&store.dropped),
+            dead_letters: store.dead_letters.load(Relaxed),
+            readings_stored: store.readings_stored.load(Relaxed),
+            commits: store.commits.load(Relaxed),
+            commit_bytes: store.commit_bytes.load(Relaxed),
+            size_bytes: store.store_bytes.load(Relaxed),
+            last_commit_time: store.last_commit_at.get(),
+            oldest_pending_time: store.oldest_pending_at.get(),
+        }
+    }
+}
+
+/// The URL without user, password, query and fragment: any of them may hold a key.
+fn without_credentials(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
+}
+
+const SECONDS_PER_DAY: f64 = 86_400.0;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::view::tests::{Agent as TestAgent, agent};
+    use super::*;
+
+    const NOW: f64 = 1_717_156_800.5;
+
+    fn report(agent: &TestAgent) -> Value {
+        let sample = Sample { cpu_percent: 12.5, ..Default::default() };
+        let found = agent.view.assess(&sample);
+        let report = Report::new(&agent.view, found, &sample, Duration::from_secs(160), NOW);
+        serde_json::to_value(report).unwrap()
+    }
+
+    /// Every key of `documented` is in `actual`, with a value of the same type.
+    fn assert_has(actual: &Value, documented: &Value, path: &str) {
+        let Value::Object(keys) = documented else {
+            let same = std::mem::discriminant(actual) == std::mem::discriminant(documented);
+            assert!(same, "{path}: {actual} where {documented} is documented");
+            return;
+        };
+        for (key, documented) in keys {
+            let path = format!("{path}.{key}");
+            assert_has(actual.get(key).unwrap_or_else(|| panic!("{path} is missing")), documented, &path);
+        }
+    }
+
+    #[test]
+    fn every_documented_key_is_there_with_its_type() {
+        let documented = json!({"status":"healthy","timestamp":0.0,
+            "metrics":{"cpu_percent":0.0,"ram_percent":0.0,"disk_percent":0.0,"thermal_celsius":0.0,
+                "uptime_seconds":0.0,"timestamp":0.0},
+            "agent":{"running":true,"buffer_count":0,"readings_processed":0,"events_triggered":0},
+            "cloud":{"queue_depth":0,"last_flush_time":0.0,"messages_sent_today":0,"endpoint":"https://..."},
+            "privacy":{"enabled":true,"rules_active":0,"fields_redacted":[],"fields_hashed":[]},
+            "ingest":{"adapters_connected":["simulator"],"devices_configured":1}});
+        let report = report(&agent());
+        assert_has(&report, &documented, "");
+        assert_eq!(report["ingest"]["adapters_connected"], json!(["simulator"]));
+        assert_eq!(report["metrics"]["uptime_seconds"], json!(60.0));
+        assert_eq!(report["reasons"], json!([]));
+    }
+
+    #[test]
+    fn the_queue_is_as_deep_as_all_lanes_together() {
+        let agent = agent();
+        agent.view.store.pending[0].store(2, Relaxed);
+        agent.view.store.pending[3].store(40, Relaxed);
+        let report = report(&agent);
+        assert_eq!(report["cloud"]["queue_depth"], 42);
+        assert_eq!(report["store"]["pending"]["LOGS"], 40);
+    }
+
+    #[test]
+    fn what_was_sent_yesterday_is_not_counted_today() {
+        let agent = agent();
+        let today = (NOW / SECONDS_PER_DAY) as u64;
+        for (day, sent) in [(today, 7), (today - 1, 0)] {
+            let mut last = agent.view.delivery.last.lock().unwrap();
+            (last.day, last.items_today) = (day, 7);
+            drop(last);
+            assert_eq!(report(&agent)["cloud"]["messages_sent_today"], sent);
+        }
+    }
+
+    #[test]
+    fn credentials_in_the_endpoint_are_not_shown() {
+        for (endpoint, shown) in [
+            (
+                "https://u:p@ss@api.example.com:8443/v1/in@gest?key=1",
+                "https://api.example.com:8443/v1/in@gest",
+            ),
+            ("https://api.example.com#k", "https://api.example.com"),
+            ("https://u:p@api.example.com", "https://api.example.com"),
+            ("", ""),
+        ] {
+            assert_eq!(without_credentials(endpoint), shown);
+        }
+    }
+}

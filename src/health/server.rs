@@ -1,0 +1,276 @@
+//! The health server: HTTP/1.1 with few connections, short times and small buffers, so that neither
+//! a slow nor a malicious client costs the agent memory or pace.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet, yield_now};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::Settings;
+use super::pace::Pace;
+use super::routes;
+use super::view::View;
+
+/// Binds the configured address; while that fails (the port is taken, the address is not there yet)
+/// it tries again with backoff. `None` when `stop` is cancelled first.
+pub async fn bind_retrying(settings: &Settings, stop: &CancellationToken) -> Option<TcpListener> {
+    let address = SocketAddr::new(settings.bind, settings.port);
+    let mut delay = BIND_DELAY_MIN;
+    let mut attempts_failed = 0_u64;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                if attempts_failed > 0 {
+                    tracing::info!(%address, attempts_failed, "the health server has its address now");
+                }
+                return Some(listener);
+            }
+            Err(error) => {
+                if attempts_failed == 0 {
+                    tracing::warn!(%address, %error,
+                        "the health server cannot bind; the agent runs without it and tries again");
+                }
+                attempts_failed += 1;
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
+        }
+        delay = (delay * 2).min(BIND_DELAY_MAX);
+    }
+}
+
+/// Serves until `stop` is cancelled; open connections are then dropped. When all places are taken,
+/// a new client gets that of the connection which has been without a request for the longest time,
+/// so that clients which only hold connections cannot lock a probe out.
+pub async fn serve(listener: TcpListener, view: Arc<View>, stop: CancellationToken) {
+    let mut server = Server::new(view);
+    let mut accepts = Pace::new(ACCEPT_INTERVAL, ACCEPT_BURST, Instant::now());
+    let mut failure = None;
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            Some(ended) = server.tasks.join_next_with_id() => {
+                let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+                server.places.retain(|place| place.abort.id() != id);
+                continue;
+            }
+            accepted = accept(&listener, &accepts) => accepted,
+        };
+        match accepted {
+            Ok(stream) => {
+                note_success(&mut failure);
+                accepts.claim(Instant::now(), Duration::ZERO);
+                server.admit(stream);
+                // Let the new connection be read once before a later one may take its place.
+                yield_now().await;
+            }
+            Err(error) => {
+                // Without a pause EMFILE would spin: the connection stays in the backlog.
+                let delay = note_failure(&mut failure, &error);
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = sleep(delay) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Cancel-safe.
+async fn accept(listener: &TcpListener, accepts: &Pace) -> io::Result<TcpStream> {
+    sleep_until(accepts.next_at(Instant::now())).await;
+    let (stream, _) = listener.accept().await?;
+    // Answers are small and leave in one piece; a failure here only means a later answer.
+    stream.set_nodelay(true).ok();
+    Ok(stream)
+}
+
+/// A series of failed accepts.
+struct AcceptFailure {
+    began_at: Instant,
+    count: u32,
+}
+
+fn note_failure(failure: &mut Option<AcceptFailure>, error: &io::Error) -> Duration {
+    let series = failure.get_or_insert_with(|| {
+        tracing::warn!(%error, "the health server cannot accept connections; it goes on trying");
+        AcceptFailure { began_at: Instant::now(), count: 0 }
+    });
+    series.count = series.count.saturating_add(1);
+    ACCEPT_DELAY_MIN.saturating_mul(2_u32.saturating_pow(series.count - 1)).min(ACCEPT_DELAY_MAX)
+}
+
+fn note_success(failure: &mut Option<AcceptFailure>) {
+    if let Some(AcceptFailure { began_at, count }) = failure.take() {
+        let lasted_seconds = began_at.elapsed().as_secs();
+        tracing::info!(lasted_seconds, count, "the health server accepts connections again");
+    }
+}
+
+struct Server {
+    view: Arc<View>,
+    http: http1::Builder,
+    tasks: JoinSet<()>,
+    places: Vec<Place>,
+    clock: Instant,
+    requests: Arc<Mutex<Pace>>,
+}
+
+/// A connection that is being served.
+struct Place {
+    abort: AbortHandle,
+    activity: Arc<Activity>,
+}
+
+impl Server {
+    fn new(view: Arc<View>) -> Self {
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIME_MAX)
+            .max_buf_size(HEADER_BYTES_MAX)
+            .max_headers(HEADERS_MAX);
+        let clock = Instant::now();
+        // A lock, because all connections share it; never held across an await.
+        let requests = Arc::new(Mutex::new(Pace::new(REQUEST_INTERVAL, REQUEST_BURST, clock)));
+        let places = Vec::with_capacity(CONNECTIONS_MAX);
+        Self { view, http, tasks: JoinSet::new(), places, clock, requests }
+    }
+
+    fn admit(&mut self, stream: TcpStream) {
+        if self.places.len() >= CONNECTIONS_MAX {
+            let idlest = (0..self.places.len()).min_by_key(|at| self.places[*at].activity.last());
+            self.places.swap_remove(idlest.expect("all places are taken")).abort.abort();
+        }
+        let activity = Arc::new(Activity::new(self.clock));
+        let connection = Connection {
+            view: self.view.clone(),
+            activity: activity.clone(),
+            requests: self.requests.clone(),
+        };
+        let abort = self.tasks.spawn(connection.serve(self.http.clone(), stream));
+        self.places.push(Place { abort, activity });
+    }
+}
+
+/// When a connection last began: itself, or a request.
+#[derive(Debug)]
+struct Activity {
+    clock: Instant,
+    /// Microseconds of `clock`.
+    last: AtomicU64,
+}
+
+impl Activity {
+    fn new(clock: Instant) -> Self {
+        let activity = Self { clock, last: AtomicU64::new(0) };
+        activity.stamp();
+        activity
+    }
+
+    fn stamp(&self) {
+        let micros = u64::try_from(self.clock.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.last.store(micros, Relaxed);
+    }
+
+    fn last(&self) -> Instant {
+        self.clock + Duration::from_micros(self.last.load(Relaxed))
+    }
+}
+
+struct Connection {
+    view: Arc<View>,
+    activity: Arc<Activity>,
+    requests: Arc<Mutex<Pace>>,
+}
+
+impl Connection {
+    /// Until the client closes, misbehaves, or takes too long for a request or for its answer.
+    async fn serve(self, http: http1::Builder, stream: TcpStream) {
+        let activity = self.activity.clone();
+        let service = service_fn(|request| {
+            self.activity.stamp();
+            let go_ahead_at = self.claim();
+            let view = self.view.clone();
+            async move {
+                sleep_until(go_ahead_at).await;
+                Ok::<_, Infallible>(routes::answer(&view, &request))
+            }
+        });
+        let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+        loop {
+            let deadline = activity.last() + REQUEST_TIME_MAX;
+            tokio::select! {
+                // Its errors are the client's, and a client must not fill our log.
+                _ = &mut connection => return,
+                () = sleep_until(deadline) => {
+                    if activity.last() + REQUEST_TIME_MAX <= deadline {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn claim(&self) -> Instant {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.claim(Instant::now(), REQUEST_WAIT_MAX)
+    }
+}
+
+const CONNECTIONS_MAX: usize = 16;
+
+/// For the head of a request, and for the pause before the next one.
+const HEADER_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// From the start of a connection or of a request to the end of its answer.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Of each connection's read buffer.
+const HEADER_BYTES_MAX: usize = 8 * 1024;
+
+const HEADERS_MAX: usize = 64;
+
+/// Connections beyond a burst: 200 a second.
+const ACCEPT_INTERVAL: Duration = Duration::from_millis(5);
+/// No more than there are places, so that a flood gives each client some time for its request.
+const ACCEPT_BURST: u32 = CONNECTIONS_MAX as u32;
+
+/// Requests beyond a burst: 100 a second.
+const REQUEST_INTERVAL: Duration = Duration::from_millis(10);
+const REQUEST_BURST: u32 = 32;
+const REQUEST_WAIT_MAX: Duration = Duration::from_secs(1);
+
+const ACCEPT_DELAY_MIN: Duration = Duration::from_millis(50);
+const ACCEPT_DELAY_MAX: Duration = Duration::from_secs(2);
+
+const BIND_DELAY_MIN: Duration = Duration::from_secs(1);
+const BIND_DELAY_MAX: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn accepts_that_go_on_failing_are_tried_ever_more_rarely() {
+        let mut failure = None;
+        let error = io::Error::from_raw_os_error(libc::EMFILE);
+        let delays: Vec<_> = (0..100).map(|_| note_failure(&mut failure, &error)).collect();
+        assert_eq!(delays[..3], [ACCEPT_DELAY_MIN, ACCEPT_DELAY_MIN * 2, ACCEPT_DELAY_MIN * 4]);
+        assert_eq!(delays[99], ACCEPT_DELAY_MAX);
+        note_success(&mut failure);
+        assert_eq!(note_failure(&mut failure, &error), ACCEPT_DELAY_MIN);
+    }
+}

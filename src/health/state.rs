@@ -1,0 +1,163 @@
+//! What the pipeline and the store count, for the health page and `/metrics`. Written by one stage
+//! each, read by the health server: atomics, so that neither waits for the other.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+use crate::reading::{Refusal, SENSOR_NAME_BYTES_MAX, clip};
+
+/// What the pipeline counts, since start where nothing else is said.
+#[derive(Debug, Default)]
+pub struct PipelineCounters {
+    /// Readings that were accepted.
+    pub readings_processed: AtomicU64,
+    /// Events that rules emitted.
+    pub events_triggered: AtomicU64,
+    /// Window results that were emitted.
+    pub windows_emitted: AtomicU64,
+    /// Evaluations of a rule that ended in an error.
+    pub rule_errors: AtomicU64,
+    /// Readings that wait for their commit, now.
+    pub buffer_count: AtomicU64,
+    refused: [AtomicU64; Refusal::ALL.len()],
+    refused_by_sensor: RefusedBySensor,
+}
+
+impl PipelineCounters {
+    /// Counts input that was not accepted; `sensor` names its origin as well as it is known.
+    pub fn refuse(&self, reason: Refusal, sensor: &str) {
+        self.refused[reason as usize].fetch_add(1, Relaxed);
+        self.refused_by_sensor.add(reason, sensor);
+    }
+
+    /// Refusals for this reason.
+    pub fn refused(&self, reason: Refusal) -> u64 {
+        self.refused[reason as usize].load(Relaxed)
+    }
+
+    /// Refusals by sensor, in the order of their names; counts are in the order of [`Refusal::ALL`].
+    pub fn refused_by_sensor(&self) -> BTreeMap<String, [u64; Refusal::ALL.len()]> {
+        self.refused_by_sensor.snapshot()
+    }
+}
+
+/// Behind a lock, because its keys are text; taken only when something is refused or shown.
+#[derive(Debug, Default)]
+struct RefusedBySensor(Mutex<BTreeMap<String, [u64; Refusal::ALL.len()]>>);
+
+impl RefusedBySensor {
+    fn add(&self, reason: Refusal, sensor: &str) {
+        let sensor = clip(sensor, SENSOR_NAME_BYTES_MAX);
+        let mut sensors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Names come from outside: who sends a new one each time must not fill the memory.
+        let sensor = if sensors.len() < SENSORS_MAX || sensors.contains_key(sensor) { sensor } else { OTHER };
+        match sensors.get_mut(sensor) {
+            Some(counts) => counts[reason as usize] += 1,
+            None => sensors.entry(sensor.to_owned()).or_default()[reason as usize] += 1,
+        }
+    }
+
+    fn snapshot(&self) -> BTreeMap<String, [u64; Refusal::ALL.len()]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What the store counts, since start where nothing else is said. Lanes are in the order of
+/// [`crate::reading::Priority::ALL`].
+#[derive(Debug, Default)]
+pub struct StoreCounters {
+    /// Items not yet delivered, now, by lane.
+    pub pending: [AtomicU64; 4],
+    /// Transactions that added something.
+    pub commits: AtomicU64,
+    /// Bytes of what those transactions added, before SQLite's own overhead.
+    pub commit_bytes: AtomicU64,
+    /// Readings that were committed.
+    pub readings_stored: AtomicU64,
+    /// Size of the database and its write-ahead log, in bytes, now.
+    pub store_bytes: AtomicU64,
+    /// Items that retention dropped before they were delivered, by lane.
+    pub dropped: [AtomicU64; 4],
+    /// Items in the store that the endpoint refused for good, now.
+    pub dead_letters: AtomicU64,
+    pub last_commit_at: UnixTime,
+    /// When the oldest undelivered item was accepted; never while there is none.
+    pub oldest_pending_at: UnixTime,
+}
+
+impl StoreCounters {
+    /// Undelivered items of all lanes.
+    pub fn pending_total(&self) -> u64 {
+        self.pending.iter().map(|lane| lane.load(Relaxed)).sum()
+    }
+}
+
+/// An instant of the wall clock, or never.
+#[derive(Debug, Default)]
+pub struct UnixTime(AtomicU64);
+
+impl UnixTime {
+    /// In Unix seconds UTC; `None` for never.
+    pub fn set(&self, unix_seconds: Option<f64>) {
+        self.0.store(unix_seconds.unwrap_or(0.0).to_bits(), Relaxed);
+    }
+
+    /// In Unix seconds UTC; `None` for never.
+    pub fn get(&self) -> Option<f64> {
+        Some(f64::from_bits(self.0.load(Relaxed))).filter(|seconds| *seconds != 0.0)
+    }
+}
+
+/// Sensors that are counted by name; the refusals of further ones are counted together.
+const SENSORS_MAX: usize = 256;
+
+/// The name under which refusals beyond [`SENSORS_MAX`] are counted.
+const OTHER: &str = "other";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_counted_by_reason_and_sensor() {
+        let counters = PipelineCounters::default();
+        counters.refuse(Refusal::Time, "kitchen");
+        counters.refuse(Refusal::Time, "cellar");
+        counters.refuse(Refusal::Privacy, "kitchen");
+        assert_eq!(counters.refused(Refusal::Time), 2);
+        let kitchen = counters.refused_by_sensor()["kitchen"];
+        assert_eq!((kitchen[Refusal::Time as usize], kitchen[Refusal::Privacy as usize]), (1, 1));
+    }
+
+    #[test]
+    fn names_from_outside_cannot_fill_the_memory() {
+        let counters = PipelineCounters::default();
+        for number in 0..10_000 {
+            counters.refuse(Refusal::Size, &format!("{number}-{}", "x".repeat(1000)));
+        }
+        counters.refuse(Refusal::Size, &format!("0-{}", "x".repeat(1000)));
+        let sensors = counters.refused_by_sensor();
+        assert_eq!(sensors.len(), SENSORS_MAX + 1);
+        assert!(sensors.keys().all(|name| name.len() <= SENSOR_NAME_BYTES_MAX));
+        assert_eq!(sensors[OTHER][Refusal::Size as usize], 10_000 - SENSORS_MAX as u64);
+        assert_eq!(counters.refused(Refusal::Size), 10_001);
+    }
+
+    #[test]
+    fn every_refusal_has_its_own_counter() {
+        for (index, reason) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+    }
+
+    #[test]
+    fn an_instant_is_kept_to_the_microsecond_and_can_be_never() {
+        let time = UnixTime::default();
+        assert_eq!(time.get(), None);
+        time.set(Some(1_717_156_800.123_456));
+        assert_eq!(time.get(), Some(1_717_156_800.123_456));
+        time.set(None);
+        assert_eq!(time.get(), None);
+    }
+}
