@@ -4,6 +4,7 @@
 //! have changed. A client that cannot be built is an answer like any other, so it is retried.
 
 use std::error::Error as _;
+use std::io;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{
@@ -183,7 +184,8 @@ fn explain(error: &reqwest::Error, settings: &Settings) -> String {
     let cause = chain(error);
     match tls_error(error) {
         Some(rustls::Error::InvalidCertificate(problem)) => match problem {
-            CertificateError::UnknownIssuer => format!(
+            // An authority that was made anew under its old name shows as a bad signature.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
                 "{cause}: the server's certificate is signed by no authority that is trusted here; check {}",
                 if settings.ca_file.is_some() {
                     "cloud.ca_file"
@@ -237,12 +239,11 @@ fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
         if let Some(found) = error.downcast_ref::<rustls::Error>() {
             return Some(found);
         }
-        // `source` of an io::Error skips the error it wraps.
-        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if let Some(found) = wrapped.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            return Some(found);
-        }
-        cause = error.source();
+        // `source` of an io::Error skips the error that it wraps, and here they are wrapped twice.
+        cause = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
     }
     None
 }

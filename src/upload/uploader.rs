@@ -101,7 +101,7 @@ pub async fn once<Q: Queue>(
     if refused == 0 {
         return Ok(());
     }
-    Err(format!("the endpoint refused {refused} items; they are set aside in the store with the reason"))
+    Err(format!("items refused by the endpoint: {refused}; they are set aside in the store with the reason"))
 }
 
 enum Mode {
