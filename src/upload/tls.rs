@@ -116,3 +116,27 @@ const PRIVATE_KEY_KEY: &str = "cloud.client_key_file";
 const FILE_BYTES_MAX: u64 = 2 * 1024 * 1024;
 /// There is one endpoint; rustls keeps 256 sessions by default.
 const SESSIONS_MAX: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_leads_anywhere_is_read_with_a_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("huge.pem");
+        File::create(&path).unwrap().set_len(FILE_BYTES_MAX + 1).unwrap();
+        let problem = certificates(CA_KEY, &path).unwrap_err().to_string();
+        assert!(problem.starts_with("cloud.ca_file: cannot read"), "{problem}");
+        assert!(problem.ends_with("it is larger than 2097152 bytes"), "{problem}");
+    }
+
+    #[test]
+    fn a_broken_key_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("broken.key");
+        File::create(&path).unwrap();
+        let problem = private_key(&path).unwrap_err().to_string();
+        assert!(problem.starts_with("cloud.client_key_file:") && problem.contains("broken.key"), "{problem}");
+    }
+}

@@ -260,3 +260,56 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Of an answer's body, kept beside a dead letter.
 const EXCERPT_BYTES_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::section::Secret;
+    use crate::upload::Compression;
+
+    fn settings() -> Settings {
+        Settings {
+            enabled: true,
+            endpoint: "https://localhost/".to_owned(),
+            api_key: Some(Secret::new("k-123".to_owned())),
+            batch_size: 10,
+            batch_bytes_max: 1024,
+            timeout: Duration::from_secs(30),
+            flush_interval: Duration::from_secs(30),
+            compression: Compression::None,
+            ca_file: None,
+            client_certificate_file: None,
+            client_key_file: None,
+            backoff_min: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(300),
+        }
+    }
+
+    #[test]
+    fn an_excerpt_is_one_short_line_and_never_the_key() {
+        assert_eq!(excerpt(b" bad\r\nitem\x1b[31m \xff", &settings()), "bad  item [31m \u{fffd}");
+        assert_eq!(excerpt(&[0xff; 1000], &settings()).len(), EXCERPT_BYTES_MAX / 3 * 3);
+        assert_eq!(excerpt(b"no such key: Bearer k-123", &settings()), "");
+    }
+
+    #[test]
+    fn connecting_takes_no_longer_than_the_whole() {
+        assert_eq!(connect_timeout(&settings()), CONNECT_MAX);
+        let hasty = Settings { timeout: Duration::from_secs(3), ..settings() };
+        assert_eq!(connect_timeout(&hasty), hasty.timeout);
+    }
+
+    #[test]
+    fn a_key_that_no_header_can_carry_is_named_but_not_shown() {
+        let batch = FrozenBatch {
+            key: crate::store::BatchKey { lane: crate::store::Lane::Logs, first: 1, last: 1 },
+            batch_id: "b".to_owned(),
+            timestamp: 0.0,
+            items: Vec::new(),
+        };
+        let encoded = encode(&batch, Compression::None).unwrap();
+        let settings = Settings { api_key: Some(Secret::new("k\n123".to_owned())), ..settings() };
+        let reason = headers(&settings, &batch, &encoded).unwrap_err();
+        assert_eq!(reason, "cloud.api_key: has a character that no header can carry");
+    }
+}
