@@ -1,11 +1,31 @@
 //! Delivery: takes frozen batches from the store and sends them until the endpoint has them.
+//!
+//! What to do with an answer is decided in [`decide`], how long to wait in [`backoff`], when a
+//! batch that is not full may go in [`flush`]: all pure. [`transport`] and [`tls`] hold the
+//! connection, and [`run`] and [`once`] put them together.
 
+pub mod backoff;
+pub mod decide;
+pub mod encode;
+pub mod flush;
+mod http_date;
+mod report;
+mod tls;
+pub mod transport;
+mod uploader;
+
+use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::config::section::Secret;
+use crate::store::{BatchKey, FrozenBatch, Outcome, Want};
+
+pub use uploader::{once, run};
 
 /// `[cloud]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,4 +84,67 @@ pub struct Last {
     /// Items delivered since midnight UTC of `day`, in days since 1970.
     pub items_today: u64,
     pub day: u64,
+}
+
+impl Status {
+    /// A copy of what belongs together.
+    pub fn last(&self) -> Last {
+        self.lock().clone()
+    }
+
+    /// Items delivered since the UTC midnight before `unix_seconds`; 0 when the last delivery was
+    /// on an earlier day.
+    pub fn items_today(&self, unix_seconds: f64) -> u64 {
+        let last = self.lock();
+        if last.day == day_of(unix_seconds) { last.items_today } else { 0 }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Last> {
+        // Nothing panics while it is held, and each field is whole by itself.
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The store as the uploader sees it.
+///
+/// Its futures are `Send`, so that a named task can carry the uploader; an implementation may
+/// write them as `async fn`.
+pub trait Queue: Send + Sync {
+    /// The batch to send next, or `None` while `want` allows none. Batches that are frozen already
+    /// come before new ones, and the lower lane before the higher. It is asked before each
+    /// attempt, so a batch that failed is returned again until it is settled.
+    fn next_batch(&self, want: Want)
+    -> impl Future<Output = Result<Option<FrozenBatch>, QueueClosed>> + Send;
+
+    /// Records how the attempt at `key` ended. Durable no later than the next batch is frozen; when
+    /// it is lost before that, the same batch is sent again under the same key.
+    fn settle(
+        &self,
+        key: &BatchKey,
+        outcome: Outcome,
+    ) -> impl Future<Output = Result<(), QueueClosed>> + Send;
+
+    /// What waits for delivery; the latest value wins, and it changes after each commit that
+    /// matters here. `next_batch` can see an item no later than this counts it.
+    fn pending(&self) -> watch::Receiver<Pending>;
+}
+
+/// What waits for delivery in the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Something waits in the CRITICAL or ANOMALY lane.
+    pub urgent: bool,
+    /// Undelivered items of all lanes that are delivered, frozen ones included and dead letters not.
+    pub items: u64,
+}
+
+/// The store is gone: the agent is stopping, or it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store is closed; delivery ends")]
+pub struct QueueClosed;
+
+fn day_of(unix_seconds: f64) -> u64 {
+    const DAY_SECONDS: f64 = 86_400.0;
+    // Saturates: a clock before 1970 counts as its first day.
+    (unix_seconds / DAY_SECONDS) as u64
 }

@@ -1,0 +1,150 @@
+//! What the uploader tells people: the counters and the trouble of [`Status`], and the few lines of
+//! log that a change of state deserves.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::{Status, day_of};
+use crate::clock;
+use crate::store::FrozenBatch;
+
+/// The uploader's voice.
+#[derive(Debug)]
+pub struct Report {
+    pub status: Arc<Status>,
+    trouble: Option<Trouble>,
+    refused: Refused,
+}
+
+#[derive(Debug)]
+struct Trouble {
+    since: Instant,
+    attempts: u64,
+    held: bool,
+}
+
+/// Dead letters since the last line about them.
+#[derive(Debug, Default)]
+struct Refused {
+    told_at: Option<Instant>,
+    items: u64,
+}
+
+impl Report {
+    pub fn new(status: Arc<Status>) -> Self {
+        Self { status, trouble: None, refused: Refused::default() }
+    }
+
+    pub fn sent(&self, body_bytes: u64) {
+        self.status.body_bytes_sent.fetch_add(body_bytes, Relaxed);
+    }
+
+    pub fn delivered(&mut self, items: u64) {
+        self.status.batches_delivered.fetch_add(1, Relaxed);
+        self.status.items_delivered.fetch_add(items, Relaxed);
+        self.recovered();
+        let now = clock::unix_seconds();
+        let today = day_of(now);
+        let mut last = self.status.lock();
+        if last.day != today {
+            last.day = today;
+            last.items_today = 0;
+        }
+        last.items_today += items;
+        last.delivered_at = now;
+    }
+
+    /// The endpoint works, but refuses this batch as a whole.
+    pub fn split(&mut self, batch: &FrozenBatch) {
+        self.status.attempts_failed.fetch_add(1, Relaxed);
+        self.recovered();
+        tracing::debug!(batch_id = batch.batch_id, items = batch.key.count(), "a refused batch is split");
+    }
+
+    /// The endpoint works, but refuses this item. The reason stays in the store: it may quote the
+    /// payload.
+    pub fn dead_letter(&mut self, batch: &FrozenBatch, now: Instant) {
+        self.status.attempts_failed.fetch_add(1, Relaxed);
+        self.status.dead_letters.fetch_add(batch.key.count(), Relaxed);
+        self.recovered();
+        self.refused.items += batch.key.count();
+        if self.refused.told_at.is_none_or(|at| now - at >= REFUSED_LINE_EVERY) {
+            let items = std::mem::take(&mut self.refused.items);
+            self.refused.told_at = Some(now);
+            warn!(
+                batch_id = batch.batch_id,
+                items, "the endpoint refused items; they are set aside in the store with the reason"
+            );
+        }
+    }
+
+    /// An attempt failed and the batch stays. `held` says that a person has to act.
+    pub fn failed(&mut self, reason: String, held: bool, now: Instant) {
+        self.status.attempts_failed.fetch_add(1, Relaxed);
+        let began = self.trouble.is_none();
+        let trouble = self.trouble.get_or_insert(Trouble { since: now, attempts: 0, held });
+        trouble.attempts += 1;
+        if held && (began || !trouble.held) {
+            error!(reason, "delivery is held until a person acts; everything is kept");
+        } else if began {
+            warn!(reason, "delivery is in trouble; everything is kept and tried again");
+        }
+        // Once held, a line for each turn to another kind of trouble would be one too many.
+        trouble.held |= held;
+        self.status.lock().trouble = Some(reason);
+    }
+
+    /// Whatever the trouble was, it is not this uploader's any more: delivery was switched off.
+    pub fn switched_off(&mut self) {
+        self.trouble = None;
+        self.status.lock().trouble = None;
+    }
+
+    fn recovered(&mut self) {
+        let Some(trouble) = self.trouble.take() else { return };
+        self.status.lock().trouble = None;
+        info!(
+            duration_seconds = trouble.since.elapsed().as_secs_f64(),
+            attempts = trouble.attempts,
+            "delivery goes on"
+        );
+    }
+}
+
+/// A sensor whose every value is refused gets a line an hour, not one for each.
+const REFUSED_LINE_EVERY: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upload::Last;
+
+    #[test]
+    fn a_delivery_ends_the_trouble_and_counts_for_today() {
+        let status = Arc::new(Status::default());
+        let mut report = Report::new(Arc::clone(&status));
+        report.failed("offline".to_owned(), false, Instant::now());
+        assert_eq!(status.last().trouble.as_deref(), Some("offline"));
+        report.delivered(3);
+        report.delivered(4);
+        let last = status.last();
+        assert_eq!(last.trouble, None);
+        assert_eq!(status.items_today(last.delivered_at), 7);
+        assert_eq!(status.items_today(last.delivered_at + 86_400.0), 0);
+    }
+
+    #[test]
+    fn the_count_of_the_day_starts_anew_at_midnight_utc() {
+        let status = Arc::new(Status::default());
+        *status.last.lock().unwrap() = Last { items_today: 50, day: 1, ..Last::default() };
+        Report::new(Arc::clone(&status)).delivered(2);
+        assert_eq!(status.last().items_today, 2);
+        assert_eq!(day_of(86_399.9), 0);
+        assert_eq!(day_of(86_400.0), 1);
+        assert_eq!(day_of(-5.0), 0);
+    }
+}

@@ -1,0 +1,118 @@
+//! A real HTTPS endpoint in the test's own process, with certificates made for the test.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::soon;
+use receiver::Receiver;
+use receiver::behaviour::Behaviour;
+use receiver::certificates::{Authority, Identity, Usage, server_config};
+use receiver::ledger::Totals;
+
+#[path = "../../../examples/receiver/server.rs"]
+#[expect(dead_code, reason = "the example uses what the tests do not")]
+pub mod receiver;
+
+/// Certificates of one test, as files.
+pub struct Pki {
+    folder: TempDir,
+    authority: Authority,
+}
+
+impl Pki {
+    pub fn new() -> Self {
+        Self::named("test authority")
+    }
+
+    /// Of an authority called `name`; its key is new each time.
+    pub fn named(name: &str) -> Self {
+        let pki = Self { folder: TempDir::new().unwrap(), authority: Authority::new(name).unwrap() };
+        pki.write("ca.pem", &pki.authority.pem);
+        pki
+    }
+
+    pub fn ca_file(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// A client certificate and its key.
+    pub fn client_files(&self) -> (PathBuf, PathBuf) {
+        let client = self.authority.sign(Usage::Client).unwrap();
+        (self.write("client.pem", &client.certificate_pem), self.write("client.key", &client.key_pem))
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        use std::io::Write;
+        let path = self.folder.path().join(name);
+        std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
+        path
+    }
+
+    fn server(&self, usage: Usage) -> Identity {
+        self.authority.sign(usage).unwrap()
+    }
+}
+
+/// A receiver that serves until it is dropped.
+pub struct Endpoint {
+    pub receiver: Arc<Receiver>,
+    pub url: String,
+    _server: JoinSet<()>,
+}
+
+impl Endpoint {
+    pub async fn start(pki: &Pki, behaviour: Behaviour) -> Self {
+        Self::start_as(pki, behaviour, Usage::Server, false).await
+    }
+
+    /// With `wants_client` only clients with a certificate of the same authority may speak.
+    pub async fn start_as(pki: &Pki, behaviour: Behaviour, usage: Usage, wants_client: bool) -> Self {
+        let identity = pki.server(usage);
+        let client_ca = wants_client.then_some(pki.authority.pem.as_str());
+        let tls = server_config(&identity.certificate_pem, &identity.key_pem, client_ca).unwrap();
+        Self::serve(behaviour, Some(tls)).await
+    }
+
+    /// Without TLS.
+    pub async fn start_plain(behaviour: Behaviour) -> Self {
+        Self::serve(behaviour, None).await
+    }
+
+    async fn serve(behaviour: Behaviour, tls: Option<Arc<ServerConfig>>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}/v1/ingest", listener.local_addr().unwrap());
+        let receiver = Receiver::new(behaviour, None);
+        let shared = Arc::clone(&receiver);
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            receiver::serve(listener, tls, shared, CancellationToken::new()).await.unwrap();
+        });
+        Self { receiver, url, _server: server }
+    }
+
+    /// Waits until the totals are as `are` says.
+    pub async fn totals(&self, what: &str, are: impl Fn(&Totals) -> bool) -> Totals {
+        let mut totals = self.receiver.totals();
+        *soon(what, totals.wait_for(are)).await.unwrap()
+    }
+
+    /// The `value` of every item in accepted batches that are no duplicates, in order of arrival.
+    pub fn values(&self) -> Vec<u64> {
+        let arrivals = self.receiver.arrivals();
+        let accepted = arrivals.iter().filter(|arrival| arrival.accepted && !arrival.duplicate);
+        let mut values = Vec::new();
+        for arrival in accepted {
+            let body: serde_json::Value = serde_json::from_str(&arrival.body).unwrap();
+            values
+                .extend(body["items"].as_array().unwrap().iter().map(|item| item["value"].as_u64().unwrap()));
+        }
+        values
+    }
+}

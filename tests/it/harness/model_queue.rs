@@ -1,0 +1,140 @@
+//! The store's queue as a model: what the uploader may rely on, and nothing more.
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::watch;
+
+use super::soon;
+use pyvorin_edge::store::{BatchKey, FrozenBatch, Lane, Outcome, Want};
+use pyvorin_edge::upload::{Pending, Queue, QueueClosed};
+
+/// Clones share one queue, so it outlives an uploader as the database outlives the process.
+#[derive(Clone)]
+pub struct ModelQueue {
+    // A lock, because the test looks at it while the uploader owns its clone.
+    state: Arc<Mutex<State>>,
+    pending: watch::Sender<Pending>,
+    settled: watch::Sender<Vec<(BatchKey, Outcome)>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Items of each lane that are not frozen: sequence numbers.
+    waiting: [VecDeque<u64>; 4],
+    next_sequence: [u64; 4],
+    frozen: Vec<BatchKey>,
+    /// What was asked for.
+    wants: Vec<Want>,
+}
+
+impl ModelQueue {
+    pub fn new() -> Self {
+        Self { state: Arc::default(), pending: watch::Sender::default(), settled: watch::Sender::default() }
+    }
+
+    /// Adds items; the `value` of each is its sequence number in the lane, from 0.
+    pub fn add(&self, lane: Lane, count: u64) {
+        let mut state = self.state.lock().unwrap();
+        let first = state.next_sequence[lane.index()];
+        state.waiting[lane.index()].extend(first..first + count);
+        state.next_sequence[lane.index()] += count;
+        self.publish(&state);
+    }
+
+    pub fn undelivered(&self) -> u64 {
+        self.pending.borrow().items
+    }
+
+    pub fn settled(&self) -> Vec<(BatchKey, Outcome)> {
+        self.settled.borrow().clone()
+    }
+
+    /// Sequence numbers that were set aside, with the reason.
+    pub fn dead_letters(&self) -> Vec<(u64, String)> {
+        let settled = self.settled();
+        let dead = settled.into_iter().filter_map(|(key, outcome)| match outcome {
+            Outcome::DeadLetter { reason } => Some((key.first, reason)),
+            _ => None,
+        });
+        dead.collect()
+    }
+
+    pub fn wants(&self) -> Vec<Want> {
+        self.state.lock().unwrap().wants.clone()
+    }
+
+    /// Waits until nothing is left to deliver.
+    pub async fn emptied(&self) {
+        soon("the queue is empty", self.pending.subscribe().wait_for(|pending| pending.items == 0))
+            .await
+            .unwrap();
+    }
+
+    fn publish(&self, state: &State) {
+        let frozen: u64 = state.frozen.iter().map(BatchKey::count).sum();
+        let waiting: usize = state.waiting.iter().map(VecDeque::len).sum();
+        let urgent = state.frozen.iter().any(|key| key.lane <= Lane::Anomaly)
+            || state.waiting[..=Lane::Anomaly.index()].iter().any(|lane| !lane.is_empty());
+        self.pending.send_replace(Pending { urgent, items: frozen + waiting as u64 });
+    }
+}
+
+impl Queue for ModelQueue {
+    async fn next_batch(&self, want: Want) -> Result<Option<FrozenBatch>, QueueClosed> {
+        let mut state = self.state.lock().unwrap();
+        state.wants.push(want);
+        if let Some(key) = state.frozen.iter().min_by_key(|key| (key.lane, key.first)) {
+            return Ok(Some(frozen(key)));
+        }
+        let most = want.items_max as usize;
+        for lane in &Lane::ALL[..4] {
+            let waiting = &mut state.waiting[lane.index()];
+            if waiting.len() >= most || (want.partial && !waiting.is_empty()) {
+                let taken: Vec<_> = waiting.drain(..waiting.len().min(most)).collect();
+                let key = BatchKey { lane: *lane, first: taken[0], last: taken[taken.len() - 1] };
+                state.frozen.push(key.clone());
+                return Ok(Some(frozen(&key)));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn settle(&self, key: &BatchKey, outcome: Outcome) -> Result<(), QueueClosed> {
+        let mut state = self.state.lock().unwrap();
+        let place =
+            state.frozen.iter().position(|frozen| frozen == key).expect("only a frozen batch is settled");
+        state.frozen.remove(place);
+        if outcome == Outcome::Split {
+            let middle = key.first + key.count() / 2;
+            assert!(key.count() > 1, "a single item has no halves");
+            state.frozen.push(BatchKey { last: middle - 1, ..key.clone() });
+            state.frozen.push(BatchKey { first: middle, ..key.clone() });
+        }
+        self.settled.send_modify(|settled| settled.push((key.clone(), outcome)));
+        self.publish(&state);
+        Ok(())
+    }
+
+    fn pending(&self) -> watch::Receiver<Pending> {
+        self.pending.subscribe()
+    }
+}
+
+/// The batch of `key`: a function of the key alone, as the store promises.
+fn frozen(key: &BatchKey) -> FrozenBatch {
+    let mut items = String::new();
+    for sequence in key.first..=key.last {
+        let comma = if items.is_empty() { "" } else { "," };
+        let item =
+            format_args!(r#""sensor_name":"s","timestamp":1.0,"value":{sequence},"unit":"","metadata":{{}}"#);
+        write!(items, "{comma}{{{item}}}").unwrap();
+    }
+    FrozenBatch {
+        key: key.clone(),
+        batch_id: format!("model-{}-{}-{}", key.lane as u8, key.first, key.last),
+        timestamp: 1_717_156_800.0 + key.first as f64,
+        items: items.into_bytes(),
+    }
+}
