@@ -1,1 +1,0 @@
-//! `condition_expr`: Python's expression language over `ctx`, and nothing else.

@@ -1,0 +1,105 @@
+//! `condition_expr`: Python's expression language over `ctx`, and nothing else.
+//!
+//! The meaning is CPython's, which a test compares with it expression by expression. Where this
+//! language ends before Python does, it says so: a [`CompileError`] for what is not available, and
+//! the classes `OverflowLimit`, `Limit` and `Unsupported` of an [`EvalError`]. Neither compiling nor
+//! evaluating takes unbounded time, memory or stack, whatever the text.
+
+mod arithmetic;
+mod builtin;
+mod compare;
+mod error;
+mod eval;
+mod json;
+mod lexer;
+mod literal;
+mod number;
+mod parser;
+mod primary;
+mod sequence;
+mod tree;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::cell::OnceCell;
+use std::rc::Rc;
+
+pub use error::{CompileError, ErrorClass, EvalError, Message};
+pub use json::METADATA_BYTES_MAX;
+pub use tree::{DEPTH_MAX, NODES_MAX};
+pub use value::{Dict, Kind, SEQUENCE_ITEMS_MAX, TEXT_BYTES_MAX, Text, Value};
+
+use crate::reading::Reading;
+
+/// A condition, compiled once and evaluated for every reading.
+#[derive(Debug)]
+pub struct Expression {
+    tree: tree::Tree,
+}
+
+/// What an expression sees as `ctx`. One context serves all the rules a reading meets, so that its
+/// metadata is read at most once.
+#[derive(Debug)]
+pub struct Context<'a> {
+    reading: Reading<'a>,
+    metadata: OnceCell<Result<Rc<Dict<'a>>, EvalError>>,
+}
+
+impl Expression {
+    /// Reads a Python expression. White space around it is of no account, as are the line ends of a
+    /// multi-line string that holds it.
+    ///
+    /// # Errors
+    /// When the text is no expression, or uses what is not available; the message is for the person
+    /// who wrote it.
+    pub fn compile(text: &str) -> Result<Self, CompileError> {
+        if text.len() > EXPRESSION_BYTES_MAX {
+            let message =
+                format!("the expression has {} bytes; the most is {EXPRESSION_BYTES_MAX}", text.len());
+            return Err(CompileError { column: 1, message });
+        }
+        let body = text.trim_start_matches([' ', '\t', '\x0c', '\n', '\r']);
+        let skipped = text.len() - body.len();
+        // What is skipped is ASCII, so bytes are columns.
+        let shift = |error: CompileError| CompileError { column: error.column + skipped, ..error };
+        if body.is_empty() {
+            return Err(CompileError { column: 1, message: "the expression is empty".to_owned() });
+        }
+        let tree = lexer::tokens(body).and_then(parser::parse).map_err(shift)?;
+        Ok(Self { tree: tree.shifted(skipped) })
+    }
+
+    /// What Python's `eval` would return. It does not allocate unless the expression makes strings
+    /// or sequences or asks for metadata.
+    ///
+    /// # Errors
+    /// Python's exception, or the limit that was met. The reading is simply one the condition cannot
+    /// judge: the next one may be different.
+    pub fn evaluate<'v, 'c: 'v>(&'v self, ctx: &Context<'c>) -> Result<Value<'v>, EvalError> {
+        eval::evaluate(&self.tree, ctx)
+    }
+
+    /// Whether Python's `if` would take it.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`].
+    pub fn is_true(&self, ctx: &Context<'_>) -> Result<bool, EvalError> {
+        Ok(self.evaluate(ctx)?.is_true())
+    }
+}
+
+impl<'a> Context<'a> {
+    /// The reading's numbers are taken to be finite, which the pipeline has seen to.
+    pub fn new(reading: Reading<'a>) -> Self {
+        Self { reading, metadata: OnceCell::new() }
+    }
+
+    fn metadata(&self) -> Result<Rc<Dict<'a>>, EvalError> {
+        self.metadata.get_or_init(|| json::parse(self.reading.metadata)).clone()
+    }
+}
+
+/// Longest text of an expression, in bytes.
+pub const EXPRESSION_BYTES_MAX: usize = 4096;

@@ -1,0 +1,186 @@
+//! Conditions mean what CPython makes of them: generated expressions are evaluated on both sides and
+//! every value and every class of error is compared.
+
+mod generator;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use pyvorin_edge::pipeline::expr::{Context, Expression, Value};
+use pyvorin_edge::reading::Reading;
+use serde_json::{Value as Json, json};
+
+use generator::{Generator, Sample};
+
+#[test]
+fn generated_conditions_mean_what_cpython_makes_of_them() {
+    let pairs = std::env::var("RULES_ORACLE_PAIRS")
+        .map_or(20_000, |text| text.parse().expect("RULES_ORACLE_PAIRS is a number"));
+    let seed = std::env::var("RULES_ORACLE_SEED")
+        .map_or(1, |text| text.parse().expect("RULES_ORACLE_SEED is a number"));
+    let mut generator = Generator::new(seed);
+    let samples: Vec<Sample> = (0..pairs).map(|_| generator.sample()).collect();
+    let tally = compare(&samples);
+
+    println!("seed {seed}: {tally:?}");
+    assert_eq!(tally.disagreements, 0);
+    // The comparison means little when nearly everything fails on both sides.
+    assert!(tally.values * 3 > pairs, "{tally:?}");
+    assert!(tally.errors * 20 > pairs, "{tally:?}");
+}
+
+#[test]
+fn what_this_language_accepts_cpython_accepts_too() {
+    let mut generator = Generator::new(2);
+    let samples: Vec<Sample> = (0..4_000).map(|_| generator.token_soup()).collect();
+    let tally = compare(&samples);
+
+    println!("{tally:?}");
+    assert_eq!(tally.disagreements, 0);
+    assert!(tally.values + tally.errors > 100, "{tally:?}");
+}
+
+#[test]
+fn chosen_conditions_mean_what_cpython_makes_of_them() {
+    let samples: Vec<Sample> =
+        include_str!("../oracle/conditions.txt").lines().map(Sample::of_text).collect();
+    let tally = compare(&samples);
+
+    println!("{tally:?}");
+    assert_eq!(tally.disagreements, 0);
+    assert_eq!(tally.refused, 0, "each of them is to be available");
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    values: usize,
+    errors: usize,
+    /// One of the documented limits, on both sides.
+    limits: usize,
+    /// Refused by the compiler here.
+    refused: usize,
+    disagreements: usize,
+}
+
+/// Sends all samples through one CPython and holds its answers against ours.
+fn compare(samples: &[Sample]) -> Tally {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oracle/expressions.py");
+    let mut python = Command::new("python3")
+        .args(["-I", "-X", "utf8", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 is missing; install it with: apt-get install python3");
+    let mut requests = python.stdin.take().expect("stdin is piped");
+    let answers = BufReader::new(python.stdout.take().expect("stdout is piped"));
+    let mut tally = Tally::default();
+    let mut answered = 0;
+    std::thread::scope(|scope| {
+        // Beside the reader, since either pipe may fill up first.
+        scope.spawn(move || {
+            for sample in samples {
+                writeln!(requests, "{}", sample.request()).expect("python3 reads to the end");
+            }
+        });
+        for (sample, line) in samples.iter().zip(answers.lines()) {
+            let theirs = serde_json::from_str(&line.expect("python3 writes to the end")).expect("JSON");
+            judge(sample, &theirs, &mut tally);
+            answered += 1;
+        }
+    });
+    assert!(python.wait().expect("python3 ends").success());
+    assert_eq!(answered, samples.len());
+    tally
+}
+
+fn judge(sample: &Sample, theirs: &Json, tally: &mut Tally) {
+    let ours = match Expression::compile(&sample.expression) {
+        Err(refusal) => {
+            tally.refused += 1;
+            if sample.must_compile && theirs.get("syntax").is_none() {
+                tally.disagreements += 1;
+                eprintln!("{}\n  ours: {refusal}\n  theirs: {theirs}", sample.expression);
+            }
+            return;
+        }
+        Ok(expression) => match expression.evaluate(&Context::new(sample.reading())) {
+            Ok(value) => json!({ "value": tagged(&value) }),
+            Err(error) => match error.class.name() {
+                limit @ ("OverflowLimit" | "Limit" | "Unsupported") => json!({ "limit": limit }),
+                class => json!({ "error": class }),
+            },
+        },
+    };
+    match ours.as_object().and_then(|ours| ours.keys().next()).map(String::as_str) {
+        Some("value") => tally.values += 1,
+        Some("error") => tally.errors += 1,
+        _ => tally.limits += 1,
+    }
+    if ours != *theirs {
+        tally.disagreements += 1;
+        if tally.disagreements <= DISAGREEMENTS_SHOWN {
+            eprintln!("{}\n  of {}\n  ours: {ours}\n  theirs: {theirs}", sample.expression, sample.request());
+        }
+    }
+}
+
+/// As the oracle writes values: with their types, floats to the last bit.
+fn tagged(value: &Value<'_>) -> Json {
+    let many = |name: &str, items: &[Value<'_>]| {
+        Json::Array(std::iter::once(json!(name)).chain(items.iter().map(tagged)).collect())
+    };
+    match value {
+        Value::None => json!("None"),
+        Value::Bool(true) => json!("True"),
+        Value::Bool(false) => json!("False"),
+        Value::Int(integer) => json!(["int", integer.to_string()]),
+        Value::Float(float) if float.is_nan() => json!(["float", "nan"]),
+        Value::Float(float) => json!(["float", hexadecimal(*float)]),
+        Value::Str(text) => json!(["str", &**text]),
+        Value::List(items) => many("list", items),
+        Value::Tuple(items) => many("tuple", items),
+        Value::Set(items) => many("set", items),
+        Value::Dict(dict) => {
+            let entries = dict.entries().map(|(key, item)| json!([tagged(key), tagged(item)]));
+            Json::Array(std::iter::once(json!("dict")).chain(entries).collect())
+        }
+    }
+}
+
+/// Python's `float.hex()`.
+fn hexadecimal(float: f64) -> String {
+    let sign = if float.is_sign_negative() { "-" } else { "" };
+    let bits = float.to_bits();
+    let (exponent, fraction) = (bits >> 52 & 0x7ff, bits & ((1 << 52) - 1));
+    match (exponent, fraction) {
+        (0x7ff, _) => format!("{sign}inf"),
+        (0, 0) => format!("{sign}0x0.0p+0"),
+        (0, _) => format!("{sign}0x0.{fraction:013x}p-1022"),
+        _ => format!("{sign}0x1.{fraction:013x}p{:+}", exponent as i64 - 1023),
+    }
+}
+
+impl Sample {
+    fn reading(&self) -> Reading<'_> {
+        Reading {
+            sensor_name: &self.sensor_name,
+            timestamp: self.timestamp,
+            value: self.value,
+            unit: &self.unit,
+            metadata: &self.metadata,
+        }
+    }
+
+    fn request(&self) -> Json {
+        json!({
+            "expression": self.expression,
+            "sensor_name": self.sensor_name,
+            "timestamp": format!("{:?}", self.timestamp),
+            "value": format!("{:?}", self.value),
+            "unit": self.unit,
+            "metadata": self.metadata,
+        })
+    }
+}
+
+const DISAGREEMENTS_SHOWN: usize = 20;
