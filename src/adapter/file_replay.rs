@@ -156,10 +156,10 @@ impl Pace {
             let offset = Duration::try_from_secs_f64((reading.timestamp - first) / self.speed);
             // Out of order, before the first: it is due at once.
             let wait = (start + offset.unwrap_or_default().min(WAIT_MAX)).saturating_duration_since(Instant::now());
-            if !wait.is_zero() {
-                if !send(std::mem::take(&mut due), intake).await? || !intake.pause(wait).await {
-                    return Ok(false);
-                }
+            if !wait.is_zero()
+                && (!send(std::mem::take(&mut due), intake).await? || !intake.pause(wait).await)
+            {
+                return Ok(false);
             }
             due.push(reading);
         }
