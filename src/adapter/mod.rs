@@ -4,6 +4,7 @@
 //! restarts it, what counts its readings and what makes it wait when the store is slow is [`Intake`].
 
 pub mod json;
+pub mod lines;
 #[cfg(test)]
 pub mod test_support;
 

@@ -219,6 +219,25 @@ impl<'a> Section<'a> {
         strings
     }
 
+    /// A table of strings whose keys the user chooses.
+    pub fn string_table(&mut self, key: &'static str) -> Vec<(String, String)> {
+        let Some(node) = self.ask(key) else { return Vec::new() };
+        let Value::Table(table) = &node.value else {
+            return self.wrong_kind(key, &node.value, "a table of strings").unwrap_or_default();
+        };
+        let mut strings = Vec::with_capacity(table.len());
+        for (name, entry) in table {
+            match &entry.node.value {
+                Value::String(text) => strings.push((name.clone(), text.clone())),
+                other => self.problems.add(
+                    Some(&entry.node.place),
+                    format!("{}.{name}: {} where a string is needed", self.path_of(key), other.kind()),
+                ),
+            }
+        }
+        strings
+    }
+
     /// The table under `key`; an absent one reads as empty.
     pub fn section(&mut self, key: &'static str) -> Section<'a> {
         let node = self.ask(key);
