@@ -1,0 +1,215 @@
+//! The field engine: copies a metadata object and leaves out, masks or hashes what the policy says.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::action::Actions;
+use super::policy::Policy;
+use super::{Action, HashKey};
+
+/// For whom a copy is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Copy {
+    /// For what leaves the device: fields that stay local are left out.
+    Outbound,
+    /// For the device: those fields are in it, everything else is as in the other copy.
+    Local,
+}
+
+/// What is done to the metadata of one sensor.
+#[derive(Clone, Copy)]
+pub(super) struct FieldRules<'r> {
+    pub(super) policy: &'r Policy,
+    /// Indices into the field rules of `policy`.
+    pub(super) fields: &'r [u32],
+    pub(super) key: &'r HashKey,
+    /// The sensor is masked: every value becomes `***` and a mark is added.
+    pub(super) masked: bool,
+}
+
+/// How a copy came out.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Copied {
+    /// Whether it says anything else than the original.
+    pub(super) changed: bool,
+    /// What was done to some key.
+    pub(super) done: Actions,
+}
+
+/// The reading must go: a key demands it, or the metadata cannot be read and so cannot be cleared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MustDrop;
+
+impl FieldRules<'_> {
+    /// Writes the copy of `metadata` into `out`, whose former content goes.
+    ///
+    /// Keys are compared as they read, not as they are spelled: `\u0067ps` is `gps`. Keys inside of
+    /// what is left out, masked or hashed are still looked at, as one of them may drop the reading.
+    /// A repeated key is treated each time it occurs. Numbers and strings keep their spelling.
+    ///
+    /// # Errors
+    /// [`MustDrop`]; what `out` then holds is of no use.
+    pub(super) fn copy(self, metadata: &str, copy: Copy, out: &mut String) -> Result<Copied, MustDrop> {
+        out.clear();
+        let mut writer = Writer { rules: self, copy, out, copied: Copied::default() };
+        let mut json = serde_json::Deserializer::from_str(metadata);
+        json.deserialize_map(Level { writer: &mut writer, depth: 0, muted: false })
+            .and_then(|()| json.end())
+            .map_err(|_| MustDrop)?;
+        Ok(writer.copied)
+    }
+}
+
+struct Writer<'r, 'o> {
+    rules: FieldRules<'r>,
+    copy: Copy,
+    out: &'o mut String,
+    copied: Copied,
+}
+
+impl Writer<'_, '_> {
+    /// One member of an object, `key` and `value` being JSON text.
+    fn member(&mut self, key: &str, value: &str, level: &mut Position) -> Result<(), serde_json::Error> {
+        let name = text_of(key)?;
+        let mut actions = self.rules.policy.key_actions(self.rules.fields, &name);
+        if actions.has(Action::Drop) {
+            return Err(Error::custom("a key drops the reading"));
+        }
+        let own_mark = level.depth == 0 && self.rules.masked;
+        if own_mark {
+            actions.add(if name == MARK { Action::Redact } else { Action::Mask });
+        }
+        if level.muted {
+            return self.value(value, level.depth, true);
+        }
+        let action = match self.copy {
+            Copy::Outbound => actions.strictest(),
+            Copy::Local => actions.on_device(),
+        };
+        if !(own_mark && name == MARK) {
+            self.copied.done.add(action);
+        }
+        self.copied.changed |= action != Action::Allow;
+        let left_out = matches!(action, Action::LocalOnly | Action::Redact | Action::Drop);
+        if !left_out {
+            if level.wrote {
+                self.out.push(',');
+            }
+            level.wrote = true;
+            self.out.push_str(key);
+            self.out.push(':');
+        }
+        match action {
+            Action::Allow => return self.value(value, level.depth, false),
+            Action::Mask => self.out.push_str(MASKED_VALUE),
+            Action::Hash => {
+                let text = if value.starts_with('"') { text_of(value)? } else { Cow::Borrowed(value) };
+                self.out.push('"');
+                self.rules.key.write_hex(&text, self.out);
+                self.out.push('"');
+            }
+            Action::LocalOnly | Action::Redact | Action::Drop => {}
+        }
+        self.value(value, level.depth, true)
+    }
+
+    /// A value inside an object or array at `depth`, whose text has been found to be JSON.
+    fn value(&mut self, value: &str, depth: usize, muted: bool) -> Result<(), serde_json::Error> {
+        let depth = depth + 1;
+        let mut json = serde_json::Deserializer::from_str(value);
+        match value.as_bytes().first() {
+            Some(b'{' | b'[') if depth > DEPTH_MAX => Err(Error::custom("nested too deeply")),
+            Some(b'{') => json.deserialize_map(Level { writer: self, depth, muted }),
+            Some(b'[') => json.deserialize_seq(Level { writer: self, depth, muted }),
+            _ => {
+                if !muted {
+                    self.out.push_str(value);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Where the writer is inside one object.
+struct Position {
+    depth: usize,
+    muted: bool,
+    /// Whether a member was written, so that the next one needs a comma.
+    wrote: bool,
+}
+
+/// One object or array on the way; `muted` looks at the keys and writes nothing.
+struct Level<'w, 'r, 'o> {
+    writer: &'w mut Writer<'r, 'o>,
+    depth: usize,
+    muted: bool,
+}
+
+impl Level<'_, '_, '_> {
+    fn write(&mut self, text: &str) {
+        if !self.muted {
+            self.writer.out.push_str(text);
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Level<'_, '_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        self.write("{");
+        let mut position = Position { depth: self.depth, muted: self.muted, wrote: false };
+        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            self.writer.member(key.get(), value.get(), &mut position).map_err(Error::custom)?;
+        }
+        if self.depth == 0 && self.writer.rules.masked {
+            self.write(if position.wrote { "," } else { "" });
+            self.write(MARK_MEMBER);
+            self.writer.copied.changed = true;
+        }
+        self.write("}");
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+        // Only the top level is an object by right; there an array is refused.
+        if self.depth == 0 {
+            return Err(Error::custom("metadata is a JSON object"));
+        }
+        self.write("[");
+        let mut wrote = false;
+        while let Some(value) = list.next_element::<&RawValue>()? {
+            self.write(if wrote { "," } else { "" });
+            wrote = true;
+            self.writer.value(value.get(), self.depth, self.muted).map_err(Error::custom)?;
+        }
+        self.write("]");
+        Ok(())
+    }
+}
+
+/// What a JSON string says. Borrowed when nothing in it is escaped.
+fn text_of(json: &str) -> Result<Cow<'_, str>, serde_json::Error> {
+    if json.contains('\\') {
+        return serde_json::from_str(json).map(Cow::Owned);
+    }
+    Ok(Cow::Borrowed(json.trim_matches('"')))
+}
+
+/// Metadata of a masked sensor that had none.
+pub(super) const MASKED_EMPTY: &str = r#"{"privacy":"masked"}"#;
+
+/// Objects and arrays inside each other beyond this are not looked into, so the reading is dropped.
+/// Each level scans its text again: with the longest metadata 128 KiB at most.
+const DEPTH_MAX: usize = 32;
+const MASKED_VALUE: &str = r#""***""#;
+const MARK: &str = "privacy";
+const MARK_MEMBER: &str = r#""privacy":"masked""#;

@@ -1,0 +1,182 @@
+//! The firewall itself: judges each reading by its sensor and its metadata, and counts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::action::Actions;
+use super::fields::{Copy, FieldRules, MASKED_EMPTY, MustDrop};
+use super::policy::{Decision, Policy};
+use super::{Action, Counters, HashKey, Settings};
+use crate::reading::Reading;
+
+/// What becomes of a reading.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verdict<'s> {
+    /// Neither stored nor delivered, and already counted.
+    Drop,
+    Keep {
+        /// What may leave; `None` keeps the reading on the device. It is stored too.
+        outbound: Option<Reading<'s>>,
+        /// The copy for the device, only where it differs from `outbound` or there is none.
+        local: Option<Reading<'s>>,
+    },
+}
+
+/// Holds the policy, what it means for each sensor seen, and the texts of the last rewritten reading.
+pub struct Firewall {
+    policy: Policy,
+    key: HashKey,
+    counters: Arc<Counters>,
+    /// Index into `known`, by sensor.
+    sensors: HashMap<Box<str>, u32>,
+    known: Vec<Known>,
+    outbound_text: String,
+    local_text: String,
+}
+
+/// A sensor's decision, and what its name is replaced by.
+struct Known {
+    decision: Decision,
+    alias: Option<Box<str>>,
+}
+
+impl Firewall {
+    pub fn new(settings: &Settings, key: HashKey) -> Self {
+        Self {
+            policy: Policy::new(settings),
+            key,
+            counters: Arc::default(),
+            sensors: HashMap::new(),
+            known: Vec::new(),
+            outbound_text: String::new(),
+            local_text: String::new(),
+        }
+    }
+
+    /// Takes a new policy; the key and the counters stay.
+    pub fn reload(&mut self, settings: &Settings) {
+        self.policy = Policy::new(settings);
+        self.forget();
+    }
+
+    /// What has been done so far, to be read while the firewall works.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// What is done to readings of `sensor` as a whole, whatever their metadata.
+    ///
+    /// Anything but [`Action::Allow`] is to be left out of windows over all sensors.
+    pub fn sensor_action(&mut self, sensor: &str) -> Action {
+        if self.policy.is_empty() {
+            return Action::Allow;
+        }
+        let index = self.look_up(sensor);
+        self.known[index].decision.sensor.strictest()
+    }
+
+    /// Decides about one reading.
+    ///
+    /// A reading that nothing applies to comes back as it is, for one look-up. A rewritten one
+    /// borrows texts of the firewall until the next call. Metadata that has to be looked at and is
+    /// not a JSON object, or is nested more than 32 deep, drops the reading: what cannot be read
+    /// cannot be cleared.
+    pub fn judge<'s>(&'s mut self, reading: Reading<'s>) -> Verdict<'s> {
+        let untouched = Verdict::Keep { outbound: Some(reading), local: None };
+        if self.policy.is_empty() {
+            return untouched;
+        }
+        let index = self.look_up(reading.sensor_name);
+        let Known { decision, alias } = &self.known[index];
+        let sensor = decision.sensor;
+        if sensor.strictest() >= Action::Redact {
+            self.counters.count(Action::Drop);
+            return Verdict::Drop;
+        }
+        let has_fields = !decision.fields.is_empty() && reading.metadata != "{}";
+        if sensor.strictest() == Action::Allow && !has_fields {
+            return untouched;
+        }
+
+        let masked = sensor.has(Action::Mask);
+        let mut base = reading;
+        if let Some(alias) = alias {
+            base.sensor_name = alias;
+        }
+        if masked {
+            base.value = 0.0;
+        }
+        let rules = FieldRules { policy: &self.policy, fields: &decision.fields, key: &self.key, masked };
+        let stays = sensor.has(Action::LocalOnly);
+        let first = if stays { Copy::Local } else { Copy::Outbound };
+        let copies = rewrite(rules, base, first, &mut self.outbound_text).and_then(|(copy, done)| {
+            let differs = !stays && done.has(Action::LocalOnly);
+            let local = differs.then(|| rewrite(rules, base, Copy::Local, &mut self.local_text));
+            Ok((copy, done, local.transpose()?))
+        });
+        let Ok((copy, done, local)) = copies else {
+            self.counters.count(Action::Drop);
+            return Verdict::Drop;
+        };
+        for action in Action::ALL {
+            if sensor.has(action) || done.has(action) {
+                self.counters.count(action);
+            }
+        }
+        if stays {
+            return Verdict::Keep { outbound: None, local: Some(copy) };
+        }
+        Verdict::Keep { outbound: Some(copy), local: local.map(|(copy, _)| copy) }
+    }
+
+    /// The index of the sensor's decision, made at its first reading.
+    fn look_up(&mut self, sensor: &str) -> usize {
+        if let Some(index) = self.sensors.get(sensor) {
+            return *index as usize;
+        }
+        // A source that makes up names costs it time, never memory.
+        if self.known.len() >= SENSORS_MAX {
+            self.forget();
+        }
+        let decision = self.policy.decide(sensor);
+        let alias = decision.sensor.has(Action::Hash).then(|| {
+            let mut alias = String::new();
+            self.key.write_hex(sensor, &mut alias);
+            alias.into()
+        });
+        let index = self.known.len();
+        self.known.push(Known { decision, alias });
+        self.sensors.insert(sensor.into(), u32::try_from(index).expect("far fewer sensors are kept"));
+        index
+    }
+
+    fn forget(&mut self) {
+        self.sensors.clear();
+        self.known.clear();
+    }
+}
+
+/// `base` with the metadata that belongs into this copy, and what was done to its keys. The text
+/// is the original one where nothing changes.
+fn rewrite<'s>(
+    rules: FieldRules<'_>,
+    base: Reading<'s>,
+    copy: Copy,
+    out: &'s mut String,
+) -> Result<(Reading<'s>, Actions), MustDrop> {
+    if rules.masked && base.metadata == "{}" {
+        return Ok((Reading { metadata: MASKED_EMPTY, ..base }, Actions::default()));
+    }
+    if !rules.masked && (rules.fields.is_empty() || base.metadata == "{}") {
+        return Ok((base, Actions::default()));
+    }
+    let copied = rules.copy(base.metadata, copy, out)?;
+    let metadata = if copied.changed { out.as_str() } else { base.metadata };
+    Ok((Reading { metadata, ..base }, copied.done))
+}
+
+/// Most sensors whose decision is kept. Beyond it all are forgotten and made anew.
+const SENSORS_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests;
