@@ -14,10 +14,9 @@ use crate::lifecycle::supervisor::Supervisor;
 use crate::lifecycle::watchdog::Progress;
 use crate::pipeline::rule::Rules;
 use crate::pipeline::window::Windows;
-use crate::pipeline::{self, PipelineCounters, Plan, Stages};
-use crate::privacy::audit::AuditEntry;
+use crate::pipeline::{self, Counters, Plan, Stages};
 use crate::privacy::{self, Firewall, HashKey};
-use crate::store::{self, Store};
+use crate::store::{self, AuditEntry, Store};
 
 /// Batches that wait for the pipeline. When it is full the sources wait, and so do the devices.
 const BATCHES_MAX: usize = 256;
@@ -32,7 +31,7 @@ pub struct Parts {
     pub sources: Sources,
     /// New stages for the pipeline, after a reload.
     pub plans: mpsc::Sender<Plan>,
-    pub counters: Arc<PipelineCounters>,
+    pub counters: Arc<Counters>,
     pub privacy_counters: Arc<privacy::Counters>,
     /// Of the pipeline and the store, for the watchdog.
     pub progress: [(&'static str, Arc<Progress>); 2],
@@ -61,7 +60,7 @@ impl Parts {
         let (batches, receiver) = mpsc::channel(BATCHES_MAX);
         // One reload at a time.
         let (plans, plan_receiver) = mpsc::channel(1);
-        let counters = Arc::new(PipelineCounters::default());
+        let counters = Arc::new(Counters::default());
         let progress = Arc::new(Progress::default());
         let wiring = pipeline::Wiring {
             batches: receiver,

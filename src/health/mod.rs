@@ -6,12 +6,10 @@ mod pace;
 mod report;
 mod routes;
 pub mod server;
-pub mod state;
 pub mod view;
 
 use std::net::IpAddr;
 
-pub use state::{PipelineCounters, StoreCounters};
 pub use view::{Configured, Phase, PrivacySummary, View};
 
 /// `[health]`.

@@ -91,7 +91,7 @@ struct Store {
     pending: BTreeMap<&'static str, u64>,
     dropped: BTreeMap<&'static str, u64>,
     dead_letters: u64,
-    readings_stored: u64,
+    items_stored: u64,
     commits: u64,
     commit_bytes: u64,
     size_bytes: u64,
@@ -150,7 +150,7 @@ impl Cloud {
         // The count belongs to its day: without a delivery since midnight nothing was sent today.
         let is_today = last.day == (now / SECONDS_PER_DAY) as u64;
         Self {
-            queue_depth: view.store.pending_total(),
+            queue_depth: view.store.pending().total(),
             last_flush_time: last.delivered_at,
             messages_sent_today: if is_today { last.items_today } else { 0 },
             endpoint: without_credentials(&configured.endpoint),
@@ -201,7 +201,7 @@ impl Store {
             pending: by_lane(&store.pending),
             dropped: by_lane(&store.dropped),
             dead_letters: store.dead_letters.load(Relaxed),
-            readings_stored: store.readings_stored.load(Relaxed),
+            items_stored: store.items_stored.load(Relaxed),
             commits: store.commits.load(Relaxed),
             commit_bytes: store.commit_bytes.load(Relaxed),
             size_bytes: store.store_bytes.load(Relaxed),

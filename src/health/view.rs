@@ -6,10 +6,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::host::{Host, Sample};
-use super::state::{PipelineCounters, StoreCounters};
 use crate::adapter::{self, State};
 use crate::lifecycle::watchdog::Verdict;
-use crate::upload;
+use crate::{pipeline, store, upload};
 
 /// How far the agent's life has come. Readiness follows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +53,8 @@ pub struct View {
     pub configured: watch::Receiver<Configured>,
     /// Of the watchdog.
     pub verdict: watch::Receiver<Verdict>,
-    pub pipeline: Arc<PipelineCounters>,
-    pub store: Arc<StoreCounters>,
+    pub pipeline: Arc<pipeline::Counters>,
+    pub store: Arc<store::Counters>,
     pub delivery: Arc<upload::Status>,
     pub host: Host,
 }

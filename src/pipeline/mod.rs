@@ -1,6 +1,7 @@
 //! What happens to a reading between its source and the store: it is validated, judged by the privacy
 //! firewall, held against windows and rules, encoded, and gathered for the next commit.
 
+mod counters;
 pub mod encode;
 pub mod expr;
 mod gather;
@@ -11,15 +12,16 @@ pub mod window;
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use self::gather::Gather;
-pub use self::stages::Stages;
+pub use self::counters::Counters;
+pub use self::stages::{Plan, Stages};
 use crate::clock;
-use crate::health::state::PipelineCounters;
 use crate::lifecycle::watchdog::Progress;
 use crate::reading::Batch;
 use crate::store::{Closed, Staged, Store};
@@ -33,10 +35,10 @@ const BATCHES_PER_TURN_MAX: usize = 64;
 pub struct Wiring {
     /// Bounded; it ends when every source is gone, and then so does the pipeline.
     pub batches: mpsc::Receiver<Batch>,
-    /// New stages, after a reload.
-    pub reloads: mpsc::Receiver<Stages>,
+    /// After a reload.
+    pub plans: mpsc::Receiver<Plan>,
     pub store: Store,
-    pub counters: Arc<PipelineCounters>,
+    pub counters: Arc<Counters>,
     pub progress: Arc<Progress>,
     /// The longest an accepted reading waits for its commit.
     pub commit_interval: Duration,
@@ -48,7 +50,7 @@ pub struct Wiring {
 ///
 /// The store is closed; what was not committed is not acknowledged.
 pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
-    let Wiring { mut batches, mut reloads, store, counters, progress, commit_interval } = wiring;
+    let Wiring { mut batches, mut plans, store, counters, progress, commit_interval } = wiring;
     let mut staged = Staged::default();
     let mut gather = Gather::new(commit_interval);
     // Reset only when it has fired: setting a timer for every arrival would cost more than the
@@ -65,9 +67,11 @@ pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
             timer.as_mut().reset(due);
             armed = true;
         }
-        if staged.is_empty() {
+        if !is_due {
+            // Waiting for input or for the commit interval is no standstill; waiting for the store is.
             progress.idle();
         }
+        counters.buffer_count.store(u64::from(staged.items()), Relaxed);
         tokio::select! {
             biased;
             permit = store.reserve(), if is_due => {
@@ -84,7 +88,7 @@ pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
                 }
             }
             () = &mut timer, if armed => armed = false,
-            Some(new) = reloads.recv() => stages = new.carry_over(stages),
+            Some(plan) = plans.recv() => stages.reload(plan),
             _ = tick.tick(), if !stages.windows.is_empty() => {
                 stages.tick(clock::unix_seconds(), &mut staged, &counters);
                 if !staged.is_empty() {
@@ -105,7 +109,7 @@ fn take_in(
     stages: &mut Stages,
     staged: &mut Staged,
     gather: &mut Gather,
-    counters: &PipelineCounters,
+    counters: &Counters,
 ) {
     let committed = stages.take_in(&batch, clock::unix_seconds(), staged, counters);
     let mut awaited = 0;

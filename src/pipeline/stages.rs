@@ -1,15 +1,14 @@
 //! What one reading goes through: validation, the privacy firewall, rules, windows, encoding.
 
-use crate::health::state::PipelineCounters;
-use crate::privacy::firewall::{Firewall, Verdict};
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::privacy::{self, Action, Firewall, Verdict};
 use crate::reading::{Batch, Committed, Reading, Refusal, Severity};
 use crate::store::{Lane, Staged};
 
 use super::rule::{Fired, Rules};
 use super::window::{WindowResult, Windows};
-use super::{encode, validate};
-
-use std::sync::atomic::Ordering::Relaxed;
+use super::{Counters, encode, validate};
 
 /// The configured stages, ready to run. Built whole before it replaces the running one.
 pub struct Stages {
@@ -21,10 +20,28 @@ pub struct Stages {
     pub deliver: bool,
 }
 
+/// What a reload brings: built whole, before anything is replaced.
+pub struct Plan {
+    pub rules: Rules,
+    pub windows: Windows,
+    pub privacy: privacy::Settings,
+    pub deliver: bool,
+}
+
 impl Stages {
+    /// Goes over to `plan`; cooldowns and windows whose settings are the same go on.
+    pub fn reload(&mut self, plan: Plan) {
+        self.firewall.reload(&plan.privacy);
+        let rules = std::mem::replace(&mut self.rules, plan.rules);
+        self.rules.carry_over(rules);
+        let windows = std::mem::replace(&mut self.windows, plan.windows);
+        self.windows.carry_over(windows);
+        self.deliver = plan.deliver;
+    }
+
     /// Takes every reading of `batch` through the stages and stages what comes out. `now` is the wall
     /// clock in Unix seconds.
-    pub fn take_in(&mut self, batch: &Batch, now: f64, staged: &mut Staged, counters: &PipelineCounters) -> Committed {
+    pub fn take_in(&mut self, batch: &Batch, now: f64, staged: &mut Staged, counters: &Counters) -> Committed {
         let mut committed = Committed::default();
         for (reason, sensor) in batch.refusals() {
             counters.refuse(reason, sensor);
@@ -47,17 +64,18 @@ impl Stages {
     }
 
     /// Emits the windows that ended, by the wall clock `now`, without a reading to say so.
-    pub fn tick(&mut self, now: f64, staged: &mut Staged, counters: &PipelineCounters) {
+    pub fn tick(&mut self, now: f64, staged: &mut Staged, counters: &Counters) {
         let Self { firewall, windows, deliver, .. } = self;
         windows.flush(now, &mut |result| emit_window(firewall, *deliver, &result, staged, counters));
     }
 
     /// False when the privacy firewall drops the reading; then nothing is derived from it either.
-    fn process(&mut self, reading: Reading<'_>, staged: &mut Staged, counters: &PipelineCounters) -> bool {
+    fn process(&mut self, reading: Reading<'_>, staged: &mut Staged, counters: &Counters) -> bool {
         let Self { firewall, rules, windows, deliver } = self;
         let deliver = *deliver;
         let has_windows = !windows.is_empty();
-        let pooled = has_windows && firewall.may_pool(reading.sensor_name);
+        // What is not plain to everybody is not mixed into a window over all sensors either.
+        let pooled = has_windows && firewall.sensor_action(reading.sensor_name) == Action::Allow;
         let Verdict::Keep { outbound, local } = firewall.judge(reading) else { return false };
         stage(staged, Lane::Telemetry, deliver, outbound, local);
         rules.evaluate(reading, &mut |fired: Fired<'_>| {
@@ -118,7 +136,7 @@ fn emit_window(
     deliver: bool,
     result: &WindowResult<'_>,
     staged: &mut Staged,
-    counters: &PipelineCounters,
+    counters: &Counters,
 ) {
     let metadata = encode::window_metadata(result);
     let reading = Reading {

@@ -16,8 +16,6 @@ pub use counters::Counters;
 pub use firewall::{Firewall, Verdict};
 pub use key::{HashKey, KeyError};
 
-pub mod audit;
-
 /// `[privacy]`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {

@@ -6,6 +6,7 @@
 //! ("frozen") before its first attempt, so that a retry sends the same bytes under the same id.
 
 mod block;
+mod counters;
 mod queue;
 mod retention;
 mod schema;
@@ -17,13 +18,13 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::reading::Priority;
 
+pub use counters::{Counters, UnixTime};
 pub use staged::Staged;
 pub use worker::open;
 
@@ -146,34 +147,6 @@ impl Pending {
     /// Whether something waits that is sent at once.
     pub fn is_urgent(&self) -> bool {
         self.items[0] + self.items[1] > 0
-    }
-}
-
-/// What the store shows of itself. Written by the store thread alone.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Undelivered items by lane, in the order of [`Lane::DELIVERED`].
-    pub pending: [AtomicU64; 4],
-    /// Items stored since start, in every lane.
-    pub items_stored: AtomicU64,
-    pub commits: AtomicU64,
-    /// Bytes of compressed blocks since start.
-    pub block_bytes: AtomicU64,
-    /// Undelivered items that retention dropped since start, by lane.
-    pub dropped: [AtomicU64; 4],
-    /// Items set aside because the endpoint refused them, since start.
-    pub dead_letters: AtomicU64,
-    /// Bytes in use inside the database file.
-    pub used_bytes: AtomicU64,
-    /// Unix milliseconds of the last commit; 0 before the first.
-    pub last_commit_ms: AtomicU64,
-    /// 1 while the disk is full and commits wait for room.
-    pub disk_full: AtomicU64,
-}
-
-impl Counters {
-    pub fn pending(&self) -> Pending {
-        Pending { items: std::array::from_fn(|index| self.pending[index].load(Relaxed)) }
     }
 }
 

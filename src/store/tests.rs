@@ -209,7 +209,7 @@ async fn retention_keeps_the_size_and_counts_what_it_drops() {
     }
     opened.store.ping().await.unwrap();
     let counters = opened.store.counters().clone();
-    assert!(counters.used_bytes.load(Relaxed) <= size_bytes_max);
+    assert!(counters.store_bytes.load(Relaxed) <= size_bytes_max);
     let dropped = counters.dropped[Lane::Telemetry.index()].load(Relaxed);
     assert!(dropped > 0);
     assert_eq!(counters.pending().total() + dropped, 30 * 50);

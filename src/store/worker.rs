@@ -153,7 +153,7 @@ impl Worker {
                 Err(error) => return Err(error),
             }
         };
-        if self.counters.disk_full.swap(0, Relaxed) == 1 {
+        if self.counters.disk_full.swap(false, Relaxed) {
             tracing::info!("the disk has room again: commits go on");
         }
         self.counters.items_stored.fetch_add(u64::from(group.staged.items()), Relaxed);
@@ -199,7 +199,7 @@ impl Worker {
         let first = self.queue.next_sequence(lane);
         let bytes = block::insert(&self.db, &mut self.codec, lane, first, text)?;
         self.queue.appended(lane, text.count, clock::since_boot());
-        self.counters.block_bytes.fetch_add(bytes, Relaxed);
+        self.counters.commit_bytes.fetch_add(bytes, Relaxed);
         Ok(())
     }
 
@@ -338,14 +338,14 @@ impl Worker {
         }
         self.db.execute_batch("COMMIT").map_err(|source| Error::Sqlite { what: "cannot commit", source })?;
         self.counters.commits.fetch_add(1, Relaxed);
-        self.counters.last_commit_ms.store((clock::unix_seconds() * 1000.0) as u64, Relaxed);
+        self.counters.last_commit_at.set(Some(clock::unix_seconds()));
         Ok(())
     }
 
     /// Undoes what is not committed and makes room by retention, or waits a moment for it.
     fn wait_for_room(&mut self, error: &Error) -> Result<(), Error> {
         self.roll_back()?;
-        if self.counters.disk_full.swap(1, Relaxed) == 0 {
+        if !self.counters.disk_full.swap(true, Relaxed) {
             tracing::error!(error = %Chain(error), "the disk is full: what comes in waits until there is room");
         }
         self.progress.moved(clock::since_boot());
@@ -369,7 +369,7 @@ impl Worker {
 
     /// Keeps the database below its size.
     fn retain(&mut self) -> Result<(), Error> {
-        if self.counters.used_bytes.load(Relaxed) <= self.settings.size_bytes_max {
+        if self.counters.store_bytes.load(Relaxed) <= self.settings.size_bytes_max {
             return Ok(());
         }
         match self.drop_blocks(self.settings.size_bytes_max / 100 * RETENTION_PERCENT) {
@@ -458,7 +458,7 @@ impl Worker {
             counter.store(items, Relaxed);
         }
         self.pending.send_if_modified(|known| std::mem::replace(known, pending) != pending);
-        self.counters.used_bytes.store(self.used_bytes()?, Relaxed);
+        self.counters.store_bytes.store(self.used_bytes()?, Relaxed);
         Ok(())
     }
 }
@@ -478,7 +478,7 @@ fn next_sequences(db: &Connection) -> Result<[u64; 5], Error> {
 fn last_audit_hash(db: &Connection) -> Result<String, Error> {
     db.query_row("SELECT record_hash FROM privacy_audit ORDER BY id DESC LIMIT 1", [], |row| row.get(0))
         .optional()
-        .map(|hash| hash.unwrap_or_else(|| audit::GENESIS_HASH.to_owned()))
+        .map(|hash| hash.unwrap_or_else(|| audit::GENESIS.to_owned()))
         .map_err(|source| Error::Sqlite { what: "cannot read the audit chain", source })
 }
 

@@ -1,5 +1,4 @@
-//! What the pipeline and the store count, for the health page and `/metrics`. Written by one stage
-//! each, read by the health server: atomics, so that neither waits for the other.
+//! What the pipeline counts, for the health page and `/metrics`: atomics, so that neither side waits.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,7 +8,7 @@ use crate::reading::{Refusal, SENSOR_NAME_BYTES_MAX, clip};
 
 /// What the pipeline counts, since start where nothing else is said.
 #[derive(Debug, Default)]
-pub struct PipelineCounters {
+pub struct Counters {
     /// Readings that were accepted.
     pub readings_processed: AtomicU64,
     /// Events that rules emitted.
@@ -24,7 +23,7 @@ pub struct PipelineCounters {
     refused_by_sensor: RefusedBySensor,
 }
 
-impl PipelineCounters {
+impl Counters {
     /// Counts input that was not accepted; `sensor` names its origin as well as it is known.
     pub fn refuse(&self, reason: Refusal, sensor: &str) {
         self.refused[reason as usize].fetch_add(1, Relaxed);
@@ -63,52 +62,6 @@ impl RefusedBySensor {
     }
 }
 
-/// What the store counts, since start where nothing else is said. Lanes are in the order of
-/// [`crate::reading::Priority::ALL`].
-#[derive(Debug, Default)]
-pub struct StoreCounters {
-    /// Items not yet delivered, now, by lane.
-    pub pending: [AtomicU64; 4],
-    /// Transactions that added something.
-    pub commits: AtomicU64,
-    /// Bytes of what those transactions added, before SQLite's own overhead.
-    pub commit_bytes: AtomicU64,
-    /// Readings that were committed.
-    pub readings_stored: AtomicU64,
-    /// Size of the database and its write-ahead log, in bytes, now.
-    pub store_bytes: AtomicU64,
-    /// Items that retention dropped before they were delivered, by lane.
-    pub dropped: [AtomicU64; 4],
-    /// Items in the store that the endpoint refused for good, now.
-    pub dead_letters: AtomicU64,
-    pub last_commit_at: UnixTime,
-    /// When the oldest undelivered item was accepted; never while there is none.
-    pub oldest_pending_at: UnixTime,
-}
-
-impl StoreCounters {
-    /// Undelivered items of all lanes.
-    pub fn pending_total(&self) -> u64 {
-        self.pending.iter().map(|lane| lane.load(Relaxed)).sum()
-    }
-}
-
-/// An instant of the wall clock, or never.
-#[derive(Debug, Default)]
-pub struct UnixTime(AtomicU64);
-
-impl UnixTime {
-    /// In Unix seconds UTC; `None` for never.
-    pub fn set(&self, unix_seconds: Option<f64>) {
-        self.0.store(unix_seconds.unwrap_or(0.0).to_bits(), Relaxed);
-    }
-
-    /// In Unix seconds UTC; `None` for never.
-    pub fn get(&self) -> Option<f64> {
-        Some(f64::from_bits(self.0.load(Relaxed))).filter(|seconds| *seconds != 0.0)
-    }
-}
-
 /// Sensors that are counted by name; the refusals of further ones are counted together.
 const SENSORS_MAX: usize = 256;
 
@@ -121,7 +74,7 @@ mod tests {
 
     #[test]
     fn refusals_are_counted_by_reason_and_sensor() {
-        let counters = PipelineCounters::default();
+        let counters = Counters::default();
         counters.refuse(Refusal::Time, "kitchen");
         counters.refuse(Refusal::Time, "cellar");
         counters.refuse(Refusal::Privacy, "kitchen");
@@ -132,7 +85,7 @@ mod tests {
 
     #[test]
     fn names_from_outside_cannot_fill_the_memory() {
-        let counters = PipelineCounters::default();
+        let counters = Counters::default();
         for number in 0..10_000 {
             counters.refuse(Refusal::Size, &format!("{number}-{}", "x".repeat(1000)));
         }
@@ -149,15 +102,5 @@ mod tests {
         for (index, reason) in Refusal::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);
         }
-    }
-
-    #[test]
-    fn an_instant_is_kept_to_the_microsecond_and_can_be_never() {
-        let time = UnixTime::default();
-        assert_eq!(time.get(), None);
-        time.set(Some(1_717_156_800.123_456));
-        assert_eq!(time.get(), Some(1_717_156_800.123_456));
-        time.set(None);
-        assert_eq!(time.get(), None);
     }
 }

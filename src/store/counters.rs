@@ -1,0 +1,73 @@
+//! What the store counts, for the health page and `/metrics`: atomics, so that neither side waits.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use super::Pending;
+
+/// What the store counts, since start where nothing else is said. Lanes are in the order of
+/// [`super::Lane::DELIVERED`].
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Items not yet delivered, now, by lane.
+    pub pending: [AtomicU64; 4],
+    /// Transactions that added something.
+    pub commits: AtomicU64,
+    /// Bytes of what those transactions added, before SQLite's own overhead.
+    pub commit_bytes: AtomicU64,
+    /// Items that were committed, in every lane.
+    pub items_stored: AtomicU64,
+    /// Size of the database and its write-ahead log, in bytes, now.
+    pub store_bytes: AtomicU64,
+    /// Items that retention dropped before they were delivered, by lane.
+    pub dropped: [AtomicU64; 4],
+    /// Items in the store that the endpoint refused for good, now.
+    pub dead_letters: AtomicU64,
+    /// The disk is full and commits wait for room.
+    pub disk_full: AtomicBool,
+    pub last_commit_at: UnixTime,
+    /// The earliest time in the block of the oldest undelivered item; never while there is none.
+    pub oldest_pending_at: UnixTime,
+}
+
+impl Counters {
+    /// Undelivered items.
+    pub fn pending(&self) -> Pending {
+        Pending { items: std::array::from_fn(|index| self.pending[index].load(Relaxed)) }
+    }
+
+    /// Whether commits wait for room on the disk.
+    pub fn is_disk_full(&self) -> bool {
+        self.disk_full.load(Relaxed)
+    }
+}
+
+/// An instant of the wall clock, or never.
+#[derive(Debug, Default)]
+pub struct UnixTime(AtomicU64);
+
+impl UnixTime {
+    /// In Unix seconds UTC; `None` for never.
+    pub fn set(&self, unix_seconds: Option<f64>) {
+        self.0.store(unix_seconds.unwrap_or(0.0).to_bits(), Relaxed);
+    }
+
+    /// In Unix seconds UTC; `None` for never.
+    pub fn get(&self) -> Option<f64> {
+        Some(f64::from_bits(self.0.load(Relaxed))).filter(|seconds| *seconds != 0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instant_is_kept_to_the_microsecond_and_can_be_never() {
+        let time = UnixTime::default();
+        assert_eq!(time.get(), None);
+        time.set(Some(1_717_156_800.123_456));
+        assert_eq!(time.get(), Some(1_717_156_800.123_456));
+        time.set(None);
+        assert_eq!(time.get(), None);
+    }
+}
