@@ -1,7 +1,7 @@
 //! Delivery against a real endpoint over real TLS: what arrives, how often, and what is said of it.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pyvorin_edge::config::section::Secret;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::harness::endpoint::receiver::behaviour::{Behaviour, Times};
 use crate::harness::endpoint::receiver::certificates::Usage;
 use crate::harness::endpoint::{Endpoint, Pki};
+use crate::harness::log;
 use crate::harness::model_queue::ModelQueue;
 use crate::harness::soon;
 
@@ -62,7 +63,9 @@ impl Uploader {
     }
 }
 
+/// Settings for a test in a hurry. Every test comes through here, so the log starts here.
 fn settings(pki: &Pki, endpoint: &Endpoint) -> Settings {
+    log::keep();
     Settings {
         enabled: true,
         endpoint: endpoint.url.clone(),
@@ -534,10 +537,6 @@ async fn a_huge_answer_is_cut_off() {
 
 #[tokio::test]
 async fn an_outage_is_logged_when_it_begins_and_when_it_ends() {
-    let log = Log::default();
-    let writer = log.clone();
-    let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _default = tracing::subscriber::set_default(lines);
     let pki = Pki::new();
     let retry_after = Some("tomorrow".to_owned());
     let behaviour = Behaviour { status_sequence: [503; 6].into(), retry_after, ..Behaviour::default() };
@@ -547,31 +546,11 @@ async fn an_outage_is_logged_when_it_begins_and_when_it_ends() {
     let uploader = Uploader::start(&queue, settings(&pki, &endpoint));
     queue.emptied().await;
     uploader.stop().await;
-    let text = log.text();
+    let text = log::text();
     let lines: Vec<_> = text.lines().filter(|line| line.contains("upload")).collect();
     assert_eq!(lines.len(), 2, "{text}");
     assert!(lines[0].contains("WARN") && lines[0].contains("503 Service Unavailable"), "{text}");
     assert!(lines[1].contains("INFO") && lines[1].contains("attempts=6"), "{text}");
-}
-
-/// Log lines of one test.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 #[tokio::test]

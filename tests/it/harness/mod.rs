@@ -1,6 +1,7 @@
 //! What the subjects share. Nothing here sleeps: it waits for events, with a bound.
 
 pub mod endpoint;
+pub mod log;
 pub mod model_queue;
 
 use std::time::Duration;
