@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Pending;
+use crate::store::Pending;
 
 /// What to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,18 +42,18 @@ impl Default for Flush {
 impl Flush {
     /// What to do, given what waits in the store.
     pub fn ask(&mut self, now: Instant, pending: Pending, batch_items: u32, interval: Duration) -> Ask {
-        if pending.items == 0 {
+        if pending.total() == 0 {
             self.waiting_since = None;
             self.owed = 0;
             return if self.ask_anyway { Ask::Now { partial: false } } else { Ask::WhenChanged };
         }
         let due = self.due(now, interval);
         if self.owed == 0 && now >= due {
-            self.owed = pending.items;
+            self.owed = pending.total();
         }
-        if pending.urgent || self.owed > 0 {
+        if pending.is_urgent() || self.owed > 0 {
             Ask::Now { partial: true }
-        } else if self.ask_anyway || pending.items >= u64::from(batch_items) {
+        } else if self.ask_anyway || pending.total() >= u64::from(batch_items) {
             Ask::Now { partial: false }
         } else {
             Ask::Until(due)
@@ -75,7 +75,7 @@ impl Flush {
             self.owed = 0;
             self.waiting_since = None;
         }
-        (pending.items > 0).then(|| self.due(now, interval))
+        (pending.total() > 0).then(|| self.due(now, interval))
     }
 
     /// An attempt is made: whatever its end, there may be a next batch, or the same again.
@@ -106,7 +106,7 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(30);
 
     fn waiting(items: u64) -> Pending {
-        Pending { urgent: false, items }
+        Pending { items: [0, 0, items, 0] }
     }
 
     /// One that has asked and found nothing.
@@ -133,7 +133,7 @@ mod tests {
         let start = Instant::now();
         let mut flush = settled_in(start);
         assert_eq!(flush.ask(start, waiting(100), 100, INTERVAL), Ask::Now { partial: false });
-        let urgent = Pending { urgent: true, items: 1 };
+        let urgent = Pending { items: [1, 0, 0, 0] };
         assert_eq!(flush.ask(start, urgent, 100, INTERVAL), Ask::Now { partial: true });
     }
 
@@ -157,7 +157,7 @@ mod tests {
     fn a_count_that_runs_ahead_of_the_store_is_no_busy_loop() {
         let start = Instant::now();
         let mut flush = settled_in(start);
-        let urgent = Pending { urgent: true, items: 1 };
+        let urgent = Pending { items: [1, 0, 0, 0] };
         flush.ask(start, urgent, 100, INTERVAL);
         assert_eq!(flush.nothing_there(start, urgent, true, INTERVAL), Some(start + INTERVAL));
     }

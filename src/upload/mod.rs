@@ -129,15 +129,6 @@ pub trait Queue: Send + Sync {
     fn pending(&self) -> watch::Receiver<Pending>;
 }
 
-/// What waits for delivery in the store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pending {
-    /// Something waits in the CRITICAL or ANOMALY lane.
-    pub urgent: bool,
-    /// Undelivered items of all lanes that are delivered, frozen ones included and dead letters not.
-    pub items: u64,
-}
-
 /// The store is gone: the agent is stopping, or it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the store is closed; delivery ends")]

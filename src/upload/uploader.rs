@@ -12,7 +12,7 @@ use super::decide::{Answer, Decision, Refusals, decide};
 use super::flush::{Ask, Flush};
 use super::report::Report;
 use super::transport::{Posted, Transport};
-use super::{Pending, Queue, QueueClosed, Settings, Status};
+use super::{Queue, QueueClosed, Settings, Status};
 use crate::clock;
 use crate::lifecycle::watchdog::Progress;
 use crate::store::{FrozenBatch, Outcome, Want};
