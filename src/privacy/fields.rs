@@ -12,7 +12,7 @@ use super::{Action, HashKey};
 
 /// For whom a copy is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Copy {
+pub(super) enum Destination {
     /// For what leaves the device: fields that stay local are left out.
     Outbound,
     /// For the device: those fields are in it, everything else is as in the other copy.
@@ -52,9 +52,14 @@ impl FieldRules<'_> {
     ///
     /// # Errors
     /// [`MustDrop`]; what `out` then holds is of no use.
-    pub(super) fn copy(self, metadata: &str, copy: Copy, out: &mut String) -> Result<Copied, MustDrop> {
+    pub(super) fn copy(
+        self,
+        metadata: &str,
+        destination: Destination,
+        out: &mut String,
+    ) -> Result<Copied, MustDrop> {
         out.clear();
-        let mut writer = Writer { rules: self, copy, out, copied: Copied::default() };
+        let mut writer = Writer { rules: self, destination, out, copied: Copied::default() };
         let mut json = serde_json::Deserializer::from_str(metadata);
         json.deserialize_map(Level { writer: &mut writer, depth: 0, muted: false })
             .and_then(|()| json.end())
@@ -65,7 +70,7 @@ impl FieldRules<'_> {
 
 struct Writer<'r, 'o> {
     rules: FieldRules<'r>,
-    copy: Copy,
+    destination: Destination,
     out: &'o mut String,
     copied: Copied,
 }
@@ -85,9 +90,9 @@ impl Writer<'_, '_> {
         if level.muted {
             return self.value(value, level.depth, true);
         }
-        let action = match self.copy {
-            Copy::Outbound => actions.strictest(),
-            Copy::Local => actions.on_device(),
+        let action = match self.destination {
+            Destination::Outbound => actions.strictest(),
+            Destination::Local => actions.on_device(),
         };
         if !(own_mark && name == MARK) {
             self.copied.done.add(action);

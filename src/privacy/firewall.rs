@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::action::Actions;
-use super::fields::{Copy, FieldRules, MASKED_EMPTY, MustDrop};
+use super::fields::{Destination, FieldRules, MASKED_EMPTY, MustDrop};
 use super::policy::{Decision, Policy};
 use super::{Action, Counters, HashKey, Settings};
 use crate::reading::Reading;
@@ -108,10 +108,10 @@ impl Firewall {
         }
         let rules = FieldRules { policy: &self.policy, fields: &decision.fields, key: &self.key, masked };
         let stays = sensor.has(Action::LocalOnly);
-        let first = if stays { Copy::Local } else { Copy::Outbound };
+        let first = if stays { Destination::Local } else { Destination::Outbound };
         let copies = rewrite(rules, base, first, &mut self.outbound_text).and_then(|(copy, done)| {
             let differs = !stays && done.has(Action::LocalOnly);
-            let local = differs.then(|| rewrite(rules, base, Copy::Local, &mut self.local_text));
+            let local = differs.then(|| rewrite(rules, base, Destination::Local, &mut self.local_text));
             Ok((copy, done, local.transpose()?))
         });
         let Ok((copy, done, local)) = copies else {
@@ -161,7 +161,7 @@ impl Firewall {
 fn rewrite<'s>(
     rules: FieldRules<'_>,
     base: Reading<'s>,
-    copy: Copy,
+    destination: Destination,
     out: &'s mut String,
 ) -> Result<(Reading<'s>, Actions), MustDrop> {
     if rules.masked && base.metadata == "{}" {
@@ -170,7 +170,7 @@ fn rewrite<'s>(
     if !rules.masked && (rules.fields.is_empty() || base.metadata == "{}") {
         return Ok((base, Actions::default()));
     }
-    let copied = rules.copy(base.metadata, copy, out)?;
+    let copied = rules.copy(base.metadata, destination, out)?;
     let metadata = if copied.changed { out.as_str() } else { base.metadata };
     Ok((Reading { metadata, ..base }, copied.done))
 }

@@ -326,21 +326,21 @@ fn any_action() -> impl Strategy<Value = Action> {
 }
 
 /// What the field engine makes of `value`, by the definition; `None` drops the reading.
-fn model(value: &Value, fields: &[(Action, String)], copy: Copy) -> Option<Value> {
+fn model(value: &Value, fields: &[(Action, String)], destination: Destination) -> Option<Value> {
     let strictest = |key: &str| {
         let matching = fields.iter().filter(|(_, pattern)| super::super::pattern::matches(pattern, key));
         let actions = matching.map(|(action, _)| *action);
-        let local = |action: &Action| copy == Copy::Outbound || *action != Action::LocalOnly;
+        let local = |action: &Action| destination == Destination::Outbound || *action != Action::LocalOnly;
         actions.filter(local).max().unwrap_or(Action::Allow)
     };
     Some(match value {
         Value::Array(items) => {
-            Value::Array(items.iter().map(|item| model(item, fields, copy)).collect::<Option<_>>()?)
+            Value::Array(items.iter().map(|item| model(item, fields, destination)).collect::<Option<_>>()?)
         }
         Value::Object(members) => {
             let mut kept = serde_json::Map::new();
             for (key, value) in members {
-                let inner = model(value, fields, copy)?;
+                let inner = model(value, fields, destination)?;
                 let value = match strictest(key) {
                     Action::Allow => inner,
                     Action::Hash => hash(value.as_str().unwrap_or(&value.to_string())).into(),
@@ -393,9 +393,9 @@ proptest! {
         let original = value.to_string();
         for text in [escaped(&original), original.clone()] {
             let (outbound, local) = metadata(firewall.judge(reading("sensor", &text)));
-            let expected = model(&value, &fields, Copy::Outbound);
+            let expected = model(&value, &fields, Destination::Outbound);
             if text == original {
-                let stored = model(&value, &fields, Copy::Local).filter(|_| expected.is_some());
+                let stored = model(&value, &fields, Destination::Local).filter(|_| expected.is_some());
                 let written = expected.as_ref().map(Value::to_string);
                 prop_assert_eq!(local, stored.map(|stored| stored.to_string()).filter(|text| Some(text) != written.as_ref()));
                 prop_assert_eq!(outbound, written);
