@@ -1,6 +1,8 @@
 //! Edge agent.
 
 pub mod adapter;
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod health;

@@ -32,11 +32,7 @@ pub fn start(loaded: Loaded, options: LoadOptions, once: bool) -> anyhow::Result
         .build()
         .context("cannot start the runtime")?;
     let result = runtime.block_on(async {
-        if once {
-            once::run(loaded.config).await
-        } else {
-            run::run(loaded, options, log, started_at).await
-        }
+        if once { once::run(loaded.config).await } else { run::run(loaded, options, log, started_at).await }
     });
     // A look-up that hangs must not hold up the end.
     runtime.shutdown_background();

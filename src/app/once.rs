@@ -46,7 +46,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         // It ends when the last source is gone and everything is handed to the store.
         let end = supervisor.next_end().await;
         end.result.with_context(|| format!("the {} failed", end.name))?;
-        tokio::time::timeout(COMMIT_TIMEOUT, store.ping()).await.context("the store did not commit in time")??;
+        tokio::time::timeout(COMMIT_TIMEOUT, store.ping())
+            .await
+            .context("the store did not commit in time")??;
         let status = Arc::new(upload::Status::default());
         if let Err(reason) = upload::once(store, &config.cloud, status, stop.clone()).await {
             failures.push(format!("delivery: {reason}"));

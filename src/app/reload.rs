@@ -53,7 +53,11 @@ impl Reloader {
     pub fn status(&self) -> String {
         let config = &self.running.config;
         let delivery = if config.cloud.enabled { "on" } else { "off" };
-        format!("running: {} sources, {} rules, delivery {delivery}", config.sources.len(), config.rules.len())
+        format!(
+            "running: {} sources, {} rules, delivery {delivery}",
+            config.sources.len(),
+            config.rules.len()
+        )
     }
 
     /// Starts every configured source.
@@ -71,7 +75,10 @@ impl Reloader {
         match self.apply(supervisor).await {
             Ok(()) => self.notifier.ready(&self.status()),
             Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "the reload was refused; the old configuration runs on");
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "the reload was refused; the old configuration runs on"
+                );
                 self.notifier.ready(&format!("{}; the last reload was refused", self.status()));
             }
         }

@@ -56,8 +56,10 @@ pub async fn run(
     let watchdog = Watchdog::new(notifier.clone(), systemd::watchdog_interval(), checks);
     let (cloud, cloud_receiver) = watch::channel(config.cloud.clone());
 
-    let Parts { _lock, store, mut store_end, sources, plans, counters, privacy_counters: _, progress: _ } = parts;
-    let mut reloader = Reloader::new(loaded, options, log, notifier.clone(), sources, plans, cloud, store.clone());
+    let Parts { _lock, store, mut store_end, sources, plans, counters, privacy_counters: _, progress: _ } =
+        parts;
+    let mut reloader =
+        Reloader::new(loaded, options, log, notifier.clone(), sources, plans, cloud, store.clone());
     reloader.start_sources(&mut inbound);
     let view = Arc::new(View {
         started_at,
@@ -69,7 +71,10 @@ pub async fn run(
         delivery: delivery.clone(),
         host: Host::new(config.store.state_dir.clone()),
     });
-    outbound.spawn("uploader", upload::run(store.clone(), cloud_receiver, delivery, upload_progress, egress.clone()));
+    outbound.spawn(
+        "uploader",
+        upload::run(store.clone(), cloud_receiver, delivery, upload_progress, egress.clone()),
+    );
     spawn_health(&mut outbound, &config, view, egress.clone())?;
     let pinged = store.clone();
     let watch_over = watchdog.run(move || answers(pinged.clone()), egress.clone());
@@ -85,7 +90,8 @@ pub async fn run(
     );
     let stop = CancellationToken::new();
     let reload = Notify::new();
-    let mut handle_signals = std::pin::pin!(signals.run(stop.clone(), &reload, |code| std::process::exit(code)));
+    let mut handle_signals =
+        std::pin::pin!(signals.run(stop.clone(), &reload, |code| std::process::exit(code)));
     let failure = loop {
         tokio::select! {
             () = &mut handle_signals => {}
@@ -112,7 +118,9 @@ pub async fn run(
         if failure.is_none() {
             match timeout_at(deadline, store_end).await {
                 Ok(end) => store_ended(end)?,
-                Err(_) => return Err(anyhow!("the store did not close in time; what it acknowledged is safe")),
+                Err(_) => {
+                    return Err(anyhow!("the store did not close in time; what it acknowledged is safe"));
+                }
             }
         }
         anyhow::Ok(())

@@ -84,7 +84,13 @@ impl Sources {
         self.intake(status, self.intake.child_token(), poll_interval, true)
     }
 
-    fn intake(&self, status: Arc<Status>, stop: CancellationToken, poll_interval: Duration, once: bool) -> Intake {
+    fn intake(
+        &self,
+        status: Arc<Status>,
+        stop: CancellationToken,
+        poll_interval: Duration,
+        once: bool,
+    ) -> Intake {
         Intake {
             batches: self.batches.clone(),
             stop,

@@ -67,7 +67,8 @@ fn store(page: &mut Page, view: &View) {
     page.counter("commits_total", "Transactions that added something.").put_atomic(&store.commits);
     page.counter("commit_bytes_total", "Bytes that those transactions added.")
         .put_atomic(&store.commit_bytes);
-    page.counter("items_stored_total", "Readings, events and window results that were committed.").put_atomic(&store.items_stored);
+    page.counter("items_stored_total", "Readings, events and window results that were committed.")
+        .put_atomic(&store.items_stored);
     page.gauge("store_size_bytes", "Size of the database and its write-ahead log.")
         .put_atomic(&store.store_bytes);
     if let Some(seconds) = store.last_commit_at.get() {

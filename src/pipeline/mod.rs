@@ -18,8 +18,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use self::gather::Gather;
 pub use self::counters::Counters;
+use self::gather::Gather;
 pub use self::stages::{Plan, Stages};
 use crate::clock;
 use crate::lifecycle::watchdog::Progress;

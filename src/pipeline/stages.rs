@@ -41,7 +41,13 @@ impl Stages {
 
     /// Takes every reading of `batch` through the stages and stages what comes out. `now` is the wall
     /// clock in Unix seconds.
-    pub fn take_in(&mut self, batch: &Batch, now: f64, staged: &mut Staged, counters: &Counters) -> Committed {
+    pub fn take_in(
+        &mut self,
+        batch: &Batch,
+        now: f64,
+        staged: &mut Staged,
+        counters: &Counters,
+    ) -> Committed {
         let mut committed = Committed::default();
         for (reason, sensor) in batch.refusals() {
             counters.refuse(reason, sensor);
@@ -83,14 +89,22 @@ impl Stages {
             stage_event(staged, deliver, fired, outbound, local, reading.timestamp);
         });
         if has_windows {
-            windows.add(reading, pooled, &mut |result| emit_window(firewall, deliver, &result, staged, counters));
+            windows.add(reading, pooled, &mut |result| {
+                emit_window(firewall, deliver, &result, staged, counters)
+            });
         }
         true
     }
 }
 
 /// Puts what may leave into `lane`, and what may not, or differs, into the local one.
-fn stage(staged: &mut Staged, lane: Lane, deliver: bool, outbound: Option<Reading<'_>>, local: Option<Reading<'_>>) {
+fn stage(
+    staged: &mut Staged,
+    lane: Lane,
+    deliver: bool,
+    outbound: Option<Reading<'_>>,
+    local: Option<Reading<'_>>,
+) {
     // Without delivery one copy is enough: the fuller one.
     let outbound = if deliver || local.is_none() { outbound } else { None };
     if let Some(reading) = outbound {

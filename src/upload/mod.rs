@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::config::section::Secret;
-use crate::store::{BatchKey, FrozenBatch, Outcome, Want};
+use crate::store::{BatchKey, FrozenBatch, Outcome, Pending, Want};
 
 pub use uploader::{once, run};
 

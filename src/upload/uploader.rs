@@ -15,7 +15,7 @@ use super::transport::{Posted, Transport};
 use super::{Queue, QueueClosed, Settings, Status};
 use crate::clock;
 use crate::lifecycle::watchdog::Progress;
-use crate::store::{FrozenBatch, Outcome, Want};
+use crate::store::{FrozenBatch, Outcome, Pending, Want};
 
 /// Delivers what `queue` holds until `stop` is cancelled.
 ///

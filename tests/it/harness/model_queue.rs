@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use super::soon;
-use pyvorin_edge::store::{BatchKey, FrozenBatch, Lane, Outcome, Want};
-use pyvorin_edge::upload::{Pending, Queue, QueueClosed};
+use pyvorin_edge::store::{BatchKey, FrozenBatch, Lane, Outcome, Pending, Want};
+use pyvorin_edge::upload::{Queue, QueueClosed};
 
 /// Clones share one queue, so it outlives an uploader as the database outlives the process.
 #[derive(Clone)]
@@ -67,17 +67,20 @@ impl ModelQueue {
 
     /// Waits until nothing is left to deliver.
     pub async fn emptied(&self) {
-        soon("the queue is empty", self.pending.subscribe().wait_for(|pending| pending.items == 0))
+        soon("the queue is empty", self.pending.subscribe().wait_for(|pending| pending.total() == 0))
             .await
             .unwrap();
     }
 
     fn publish(&self, state: &State) {
-        let frozen: u64 = state.frozen.iter().map(BatchKey::count).sum();
-        let waiting: usize = state.waiting.iter().map(VecDeque::len).sum();
-        let urgent = state.frozen.iter().any(|key| key.lane <= Lane::Anomaly)
-            || state.waiting[..=Lane::Anomaly.index()].iter().any(|lane| !lane.is_empty());
-        self.pending.send_replace(Pending { urgent, items: frozen + waiting as u64 });
+        let mut pending = Pending::default();
+        for key in &state.frozen {
+            pending.items[key.lane.index()] += key.count();
+        }
+        for (items, waiting) in pending.items.iter_mut().zip(&state.waiting) {
+            *items += waiting.len() as u64;
+        }
+        self.pending.send_replace(pending);
     }
 }
 
