@@ -27,7 +27,6 @@ macro_rules! adapters {
         pub const KINDS: &[&str] = &[$(stringify!($kind)),*];
 
         /// A configured source of readings.
-        #[expect(clippy::large_enum_variant, reason = "a handful exist, for the life of a configuration")]
         #[derive(Clone, Debug, PartialEq)]
         pub enum Source {
             $($variant($kind::Source),)*

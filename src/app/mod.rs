@@ -10,7 +10,7 @@ mod sources;
 
 use anyhow::Context;
 
-use crate::config::load::{LoadOptions, Loaded};
+use crate::config::{LoadOptions, Loaded};
 use crate::{clock, logging};
 
 /// Runs the agent until it is told to stop, or makes one pass with `once`.

@@ -6,8 +6,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::parts::{plan, policy_loaded};
 use super::sources::Sources;
-use crate::config::diff::diff;
-use crate::config::load::{LoadOptions, Loaded, load};
+use crate::config::diff;
+use crate::config::{LoadOptions, Loaded, load};
 use crate::health::view::{Configured, PrivacySummary};
 use crate::lifecycle::supervisor::Supervisor;
 use crate::lifecycle::systemd::Notifier;

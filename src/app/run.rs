@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::parts::Parts;
 use super::reload::Reloader;
 use crate::config::Config;
-use crate::config::load::{LoadOptions, Loaded};
+use crate::config::{LoadOptions, Loaded};
 use crate::health::host::Host;
 use crate::health::server;
 use crate::health::view::{Phase, View};
@@ -56,7 +56,7 @@ pub async fn run(
     let watchdog = Watchdog::new(notifier.clone(), systemd::watchdog_interval(), checks);
     let (cloud, cloud_receiver) = watch::channel(config.cloud.clone());
 
-    let Parts { _lock, store, mut store_end, sources, plans, counters, privacy_counters: _, progress: _ } =
+    let Parts { _lock, store, mut store_end, sources, plans, counters, privacy_counters, progress: _ } =
         parts;
     let mut reloader =
         Reloader::new(loaded, options, log, notifier.clone(), sources, plans, cloud, store.clone());
@@ -67,6 +67,7 @@ pub async fn run(
         configured: reloader.configured(),
         verdict: watchdog.verdict.subscribe(),
         pipeline: counters,
+        privacy: privacy_counters,
         store: store.counters().clone(),
         delivery: delivery.clone(),
         host: Host::new(config.store.state_dir.clone()),
@@ -78,7 +79,10 @@ pub async fn run(
     spawn_health(&mut outbound, &config, view, egress.clone())?;
     let pinged = store.clone();
     let watch_over = watchdog.run(move || answers(pinged.clone()), egress.clone());
-    outbound.spawn("watchdog", async { anyhow::Ok(watch_over.await) });
+    outbound.spawn("watchdog", async {
+        watch_over.await;
+        anyhow::Ok(())
+    });
     drop(store);
 
     phase.send_replace(Phase::Running);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{EXIT_CONFIG, EXIT_OK};
-use crate::config::load::{LoadOptions, Loaded, load};
+use crate::config::{LoadOptions, Loaded, load};
 
 /// Prints what is wrong to standard error, or a summary to standard output.
 pub fn run(config: Option<PathBuf>) -> u8 {

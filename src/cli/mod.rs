@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::app;
-use crate::config::load::{LoadOptions, load};
+use crate::config::{LoadOptions, load};
 
 /// Stopped on request, or everything was done.
 pub const EXIT_OK: u8 = 0;

@@ -33,6 +33,8 @@ pub struct Config {
     pub device_id: Option<String>,
     /// `sensors.poll_interval_seconds`.
     pub poll_interval: Duration,
+    /// Entries of `sensors.devices`; several can share a source.
+    pub devices: usize,
     pub sources: Vec<Source>,
     pub windows: Vec<window::Settings>,
     pub rules: Vec<rule::Settings>,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::section::Section;
 use super::stages::{bounded_name, given};
+use crate::pipeline::expr::Expression;
 use crate::pipeline::{rule, window};
 use crate::reading::Severity;
 
@@ -65,7 +66,7 @@ fn window(name: String, table: &mut Section<'_>, default_size: f64) -> window::S
         kind: table.choice("window_type", window::Kind::default(), &kinds),
         aggregation: table.choice("aggregation", window::Aggregation::default(), &aggregations),
     };
-    if let Err(fault) = check_step(&settings) {
+    if let Err(fault) = check_step(&settings).and_then(|()| settings.check()) {
         table.refuse("step_seconds", fault);
     }
     settings
@@ -105,8 +106,8 @@ fn rule(name: String, table: &mut Section<'_>) -> rule::Settings {
 }
 
 /// Whether a condition compiles; else the column, from 1 in characters, and what is wrong there.
-fn check_expression(_text: &str) -> Result<(), (usize, String)> {
-    Ok(())
+fn check_expression(text: &str) -> Result<(), (usize, String)> {
+    Expression::compile(text).map(|_| ()).map_err(|error| (error.column, error.message))
 }
 
 /// The `name` of a table, or else the name it was given by its place; once per list.

@@ -21,12 +21,13 @@ pub fn read(root: &Node, state_dir: PathBuf, problems: &Problems, notes: &mut Ve
     let device_id = device_id(&mut agent);
     let store = store(&mut root, given(agent.string("state_dir")).map_or(state_dir, PathBuf::from));
     let poll_interval = sensors.seconds("poll_interval_seconds", 5.0, 0.05..=86_400.0);
-    let sources = sources(&mut root, &mut sensors, problems);
+    let (devices, sources) = sources(&mut root, &mut sensors, problems);
     // The section is documented, but no key of it is; a file that has it empty stays good.
     drop(named_tables(&mut root, "policies"));
     Config {
         device_id,
         poll_interval,
+        devices,
         sources,
         windows: windows(&mut root),
         rules: rules(&mut root),
@@ -58,13 +59,18 @@ fn device_id(agent: &mut Section<'_>) -> Option<String> {
     Some(device_id)
 }
 
-fn sources(root: &mut Section<'_>, sensors: &mut Section<'_>, problems: &Problems) -> Vec<adapter::Source> {
+/// The number of devices, and the sources that serve them.
+fn sources(
+    root: &mut Section<'_>,
+    sensors: &mut Section<'_>,
+    problems: &Problems,
+) -> (usize, Vec<adapter::Source>) {
     let mut devices = sensors.list("devices");
     if devices.len() > DEVICES_MAX {
         sensors.refuse("devices", format_args!("{} devices; give at most {DEVICES_MAX}", devices.len()));
         devices.drain(DEVICES_MAX..).for_each(|mut device| device.ignore_rest());
     }
-    adapter::read_sources(&mut root.section("ingest"), devices, problems)
+    (devices.len(), adapter::read_sources(&mut root.section("ingest"), devices, problems))
 }
 
 fn store(root: &mut Section<'_>, state_dir: PathBuf) -> store::Settings {

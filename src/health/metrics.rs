@@ -14,6 +14,7 @@ pub(super) fn page(view: &View, status: Status, host: &Sample, since_boot: Durat
     let mut page = Page(String::with_capacity(PAGE_BYTES));
     agent(&mut page, view, status, since_boot);
     pipeline(&mut page, view);
+    privacy(&mut page, view);
     store(&mut page, view);
     delivery(&mut page, view);
     sources(&mut page, view);
@@ -54,6 +55,21 @@ fn pipeline(page: &mut Page, view: &View) {
         for (reason, count) in Refusal::ALL.iter().zip(counts).filter(|(_, count)| *count > 0) {
             family.put(&[("sensor", sensor.as_str()), ("reason", reason.name())], count);
         }
+    }
+}
+
+fn privacy(page: &mut Page, view: &View) {
+    let privacy = &*view.privacy;
+    let mut family =
+        page.counter("privacy_readings_total", "Readings that the privacy firewall acted on, by action.");
+    for (action, count) in [
+        ("drop", &privacy.dropped),
+        ("redact", &privacy.redacted),
+        ("local_only", &privacy.local_only),
+        ("mask", &privacy.masked),
+        ("hash", &privacy.hashed),
+    ] {
+        family.put(&[("action", action)], count.load(Relaxed));
     }
 }
 

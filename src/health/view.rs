@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::host::{Host, Sample};
 use crate::adapter::{self, State};
 use crate::lifecycle::watchdog::Verdict;
-use crate::{pipeline, store, upload};
+use crate::{pipeline, privacy, store, upload};
 
 /// How far the agent's life has come. Readiness follows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,7 @@ pub struct View {
     /// Of the watchdog.
     pub verdict: watch::Receiver<Verdict>,
     pub pipeline: Arc<pipeline::Counters>,
+    pub privacy: Arc<privacy::Counters>,
     pub store: Arc<store::Counters>,
     pub delivery: Arc<upload::Status>,
     pub host: Host,
@@ -109,6 +110,9 @@ impl View {
             }
             Phase::Running => {}
             Phase::Stopping => found.worsen(Status::Degraded, "agent: stopping".to_owned()),
+        }
+        if self.store.is_disk_full() {
+            found.worsen(Status::Degraded, "store: the disk is full, commits wait for room".to_owned());
         }
         let configured = self.configured.borrow();
         if configured.cloud_enabled
@@ -206,6 +210,7 @@ pub(super) mod tests {
             configured: configured.subscribe(),
             verdict: verdict.subscribe(),
             pipeline: Arc::default(),
+            privacy: Arc::default(),
             store: Arc::default(),
             delivery: Arc::default(),
             host: Host::new("/".into()),

@@ -66,6 +66,8 @@ impl Stages {
             }
         }
         counters.readings_processed.fetch_add(u64::from(committed.accepted), Relaxed);
+        let errors = self.rules.counters().map(|(_, rule)| rule.evaluation_errors.load(Relaxed)).sum();
+        counters.rule_errors.store(errors, Relaxed);
         committed
     }
 

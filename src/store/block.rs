@@ -102,6 +102,14 @@ pub fn at_or_after(
     Ok(Some(Block { first: first.unsigned_abs(), count: count.unsigned_abs(), lines }))
 }
 
+/// The earliest time in the block that holds `sequence`, in Unix seconds; 0 when there is none.
+pub fn time_of(db: &Connection, lane: Lane, sequence: u64) -> Result<f64, Error> {
+    db.prepare_cached(sql(lane, &TIME_OF))
+        .and_then(|mut select| select.query_row([number(sequence)], |row| row.get(0)).optional())
+        .map(|time| time.unwrap_or(0.0))
+        .map_err(|source| Error::Sqlite { what: "cannot find the time of a block", source })
+}
+
 /// First number and count of the oldest block, and the time of its newest item.
 pub fn oldest(db: &Connection, lane: Lane) -> Result<Option<(u64, u64, f64)>, Error> {
     db.prepare_cached(sql(lane, &OLDEST))
@@ -168,6 +176,7 @@ per_lane!(
     "SELECT first, count, raw_bytes, data FROM ",
     " WHERE first > ?1 ORDER BY first LIMIT 1"
 );
+per_lane!(TIME_OF, "SELECT time_min FROM ", " WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
 per_lane!(OLDEST, "SELECT first, count, time_max FROM ", " ORDER BY first LIMIT 1");
 per_lane!(
     END,

@@ -57,12 +57,14 @@ pub fn open(
         codec: Codec::new()?,
         queue,
         audit_hash,
+        lowest_pending: [(0, 0.0); 4],
         store_id: store_id.clone(),
         settings,
         counters: counters.clone(),
         pending: pending_sender,
         progress,
     };
+    worker.counters.dead_letters.store(count_dead_letters(&worker.db)?, Relaxed);
     worker.publish()?;
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let (ended, end) = oneshot::channel();
@@ -84,6 +86,8 @@ struct Worker {
     queue: Queue,
     /// `record_hash` of the newest audit record.
     audit_hash: String,
+    /// The lowest undelivered sequence number of each lane, and the time of its block.
+    lowest_pending: [(u64, f64); 4],
     store_id: Arc<str>,
     settings: Settings,
     counters: Arc<Counters>,
@@ -451,6 +455,20 @@ impl Worker {
         Ok((pragma("PRAGMA page_count")? - pragma("PRAGMA freelist_count")?) * pragma("PRAGMA page_size")?)
     }
 
+    /// When the oldest undelivered item was taken, as far as its block tells.
+    fn oldest_pending(&mut self) -> Result<Option<f64>, Error> {
+        let mut oldest: Option<f64> = None;
+        for lane in Lane::DELIVERED {
+            let Some(lowest) = self.queue.lowest(lane) else { continue };
+            let known = &mut self.lowest_pending[lane.index()];
+            if known.0 != lowest {
+                *known = (lowest, block::time_of(&self.db, lane, lowest)?);
+            }
+            oldest = Some(oldest.map_or(known.1, |time| time.min(known.1)));
+        }
+        Ok(oldest)
+    }
+
     /// Shows the state after a commit to the uploader and the health page.
     fn publish(&mut self) -> Result<(), Error> {
         let pending = self.queue.pending();
@@ -459,6 +477,7 @@ impl Worker {
         }
         self.pending.send_if_modified(|known| std::mem::replace(known, pending) != pending);
         self.counters.store_bytes.store(self.used_bytes()?, Relaxed);
+        self.counters.oldest_pending_at.set(self.oldest_pending()?);
         Ok(())
     }
 }
@@ -473,6 +492,12 @@ fn next_sequences(db: &Connection) -> Result<[u64; 5], Error> {
         next[lane.index()] = block::end(db, lane)?.max(remembered.unwrap_or(1).unsigned_abs());
     }
     Ok(next)
+}
+
+fn count_dead_letters(db: &Connection) -> Result<u64, Error> {
+    db.query_row("SELECT count(*) FROM dead_letter", [], |row| row.get::<_, i64>(0))
+        .map(i64::unsigned_abs)
+        .map_err(|source| Error::Sqlite { what: "cannot count what was set aside", source })
 }
 
 fn last_audit_hash(db: &Connection) -> Result<String, Error> {

@@ -50,6 +50,7 @@ impl Agent {
             configured: configured.subscribe(),
             verdict: verdict.subscribe(),
             pipeline: Arc::default(),
+            privacy: Arc::default(),
             store: Arc::default(),
             delivery: Arc::default(),
             host: Host::new(std::env::temp_dir()),

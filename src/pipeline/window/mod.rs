@@ -91,6 +91,11 @@ pub struct Windows {
 }
 
 impl Windows {
+    /// Whether there is nothing to do for any reading.
+    pub fn is_empty(&self) -> bool {
+        self.plans.is_empty()
+    }
+
     /// Windows that [`Settings::check`] refuses are left out.
     pub fn new(settings: &[Settings]) -> Self {
         let plans: Vec<Plan> = settings.iter().filter_map(Plan::of).collect();

@@ -36,6 +36,20 @@ pub enum Aggregation {
     Count,
 }
 
+impl Aggregation {
+    /// As the configuration writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::Max => "max",
+            Self::Min => "min",
+            Self::Std => "std",
+            Self::Sum => "sum",
+            Self::Count => "count",
+        }
+    }
+}
+
 impl Settings {
     /// Looks for what cannot be computed here, or not in bounded memory.
     ///

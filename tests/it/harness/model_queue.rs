@@ -44,7 +44,7 @@ impl ModelQueue {
     }
 
     pub fn undelivered(&self) -> u64 {
-        self.pending.borrow().items
+        self.pending.borrow().total()
     }
 
     pub fn settled(&self) -> Vec<(BatchKey, Outcome)> {
