@@ -57,6 +57,7 @@ pub fn open(
         codec: Codec::new()?,
         queue,
         audit_hash,
+        changes: 0,
         lowest_pending: [(0, 0.0); 4],
         store_id: store_id.clone(),
         settings,
@@ -86,6 +87,8 @@ struct Worker {
     queue: Queue,
     /// `record_hash` of the newest audit record.
     audit_hash: String,
+    /// Rows changed up to the last commit: one that changed nothing writes nothing.
+    changes: u64,
     /// The lowest undelivered sequence number of each lane, and the time of its block.
     lowest_pending: [(u64, f64); 4],
     store_id: Arc<str>,
@@ -341,8 +344,11 @@ impl Worker {
             return Ok(());
         }
         self.db.execute_batch("COMMIT").map_err(|source| Error::Sqlite { what: "cannot commit", source })?;
-        self.counters.commits.fetch_add(1, Relaxed);
-        self.counters.last_commit_at.set(Some(clock::unix_seconds()));
+        let changes = self.db.total_changes();
+        if std::mem::replace(&mut self.changes, changes) != changes {
+            self.counters.commits.fetch_add(1, Relaxed);
+            self.counters.last_commit_at.set(Some(clock::unix_seconds()));
+        }
         Ok(())
     }
 
@@ -477,7 +483,8 @@ impl Worker {
         }
         self.pending.send_if_modified(|known| std::mem::replace(known, pending) != pending);
         self.counters.store_bytes.store(self.used_bytes()?, Relaxed);
-        self.counters.oldest_pending_at.set(self.oldest_pending()?);
+        let oldest = self.oldest_pending()?;
+        self.counters.oldest_pending_at.set(oldest);
         Ok(())
     }
 }

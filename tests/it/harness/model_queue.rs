@@ -97,7 +97,7 @@ impl Queue for ModelQueue {
             if waiting.len() >= most || (want.partial && !waiting.is_empty()) {
                 let taken: Vec<_> = waiting.drain(..waiting.len().min(most)).collect();
                 let key = BatchKey { lane: *lane, first: taken[0], last: taken[taken.len() - 1] };
-                state.frozen.push(key.clone());
+                state.frozen.push(key);
                 return Ok(Some(frozen(&key)));
             }
         }
@@ -112,10 +112,10 @@ impl Queue for ModelQueue {
         if outcome == Outcome::Split {
             let middle = key.first + key.count() / 2;
             assert!(key.count() > 1, "a single item has no halves");
-            state.frozen.push(BatchKey { last: middle - 1, ..key.clone() });
-            state.frozen.push(BatchKey { first: middle, ..key.clone() });
+            state.frozen.push(BatchKey { last: middle - 1, ..*key });
+            state.frozen.push(BatchKey { first: middle, ..*key });
         }
-        self.settled.send_modify(|settled| settled.push((key.clone(), outcome)));
+        self.settled.send_modify(|settled| settled.push((*key, outcome)));
         self.publish(&state);
         Ok(())
     }
