@@ -134,18 +134,22 @@ fn floor_divide(left: f64, right: f64) -> (f64, f64) {
 
 /// `base ** exponent` (CPython's `float_pow`).
 fn power(base: f64, exponent: f64) -> Result<f64, EvalError> {
+    if !base.is_finite() || !exponent.is_finite() {
+        return Ok(base.powf(exponent));
+    }
     if base == 0.0 && exponent < 0.0 {
         return Err(EvalError::new(ErrorClass::ZeroDivisionError, "zero to a negative power"));
     }
-    if base < 0.0 && base.is_finite() && exponent.is_finite() && exponent != exponent.floor() {
+    let complex = base < 0.0 && exponent != exponent.floor();
+    let result = if complex { base.abs().powf(exponent) } else { base.powf(exponent) };
+    if result.is_infinite() {
+        return Err(EvalError::new(ErrorClass::OverflowError, "the result of '**' is too large for a float"));
+    }
+    if complex {
         return Err(EvalError::new(
             ErrorClass::Unsupported,
             "a negative number to a fractional power is complex, which is not available",
         ));
-    }
-    let result = base.powf(exponent);
-    if result.is_infinite() && base.is_finite() && exponent.is_finite() {
-        return Err(EvalError::new(ErrorClass::OverflowError, "the result of '**' is too large for a float"));
     }
     Ok(result)
 }
