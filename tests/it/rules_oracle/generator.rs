@@ -69,6 +69,53 @@ impl Generator {
         Sample { expression, must_compile: false, ..self.reading() }
     }
 
+    /// Operators of every precedence without a bracket between them.
+    pub fn unbracketed(&mut self) -> Sample {
+        let mut expression = self.operand();
+        for _ in 0..self.rng.usize(1..8) {
+            let operator = self.pick(INFIX);
+            let operand = self.operand();
+            expression = match self.rng.u8(..16) {
+                0 => format!("{expression} if {operand}"),
+                1 => format!("{expression} if {operand} else {}", self.operand()),
+                _ => format!("{expression} {operator} {operand}"),
+            };
+        }
+        Sample { expression, ..self.reading() }
+    }
+
+    /// Numbers and strings out of the characters they are made of.
+    pub fn literal(&mut self) -> Sample {
+        let mut expression = String::new();
+        let (quote, characters) = if self.rng.bool() {
+            expression.push_str(self.pick(&["", "", "r", "u", "R"]));
+            (self.pick(&["'", "\"", "'''"]), STRING_PARTS)
+        } else {
+            ("", NUMBER_PARTS)
+        };
+        expression.push_str(quote);
+        for _ in 0..self.rng.usize(..8) {
+            expression.push_str(self.pick(characters));
+        }
+        expression.push_str(quote);
+        Sample { expression, ..self.reading() }
+    }
+
+    fn operand(&mut self) -> String {
+        let mut operand = match self.rng.u8(..8) {
+            0 => "ctx.value".to_owned(),
+            1 => "ctx.unit".to_owned(),
+            2 => self.leaf(Type::Any),
+            3 => self.leaf(Type::Bool),
+            4 => self.leaf(Type::Float),
+            _ => self.rng.u8(..9).to_string(),
+        };
+        while self.rng.u8(..5) == 0 {
+            operand.insert_str(0, self.pick(&["-", "~", "+", "not ", "- "]));
+        }
+        operand
+    }
+
     fn reading(&mut self) -> Sample {
         let value = match self.rng.u8(..8) {
             0 => 0.0,
@@ -589,4 +636,68 @@ const SOUP: &[&str] = &[
     "ctx.value",
     ")",
     ")",
+];
+const INFIX: &[&str] = &[
+    "+",
+    "-",
+    "*",
+    "/",
+    "//",
+    "%",
+    "**",
+    "<<",
+    ">>",
+    "&",
+    "|",
+    "^",
+    "<",
+    "<=",
+    ">",
+    ">=",
+    "==",
+    "!=",
+    "and",
+    "or",
+    "and",
+    "or",
+    "+",
+    "-",
+    "*",
+    "in",
+    "not in",
+    "is None is",
+    ",",
+];
+const NUMBER_PARTS: &[&str] = &[
+    "0", "1", "7", "9", "00", "12", "_", ".", "e", "E", "x", "X", "0x", "0b", "0o", "a", "f", "b", "o", "+",
+    "-", " ", "1", "5", "or 1", "e5",
+];
+const STRING_PARTS: &[&str] = &[
+    "\\",
+    "x",
+    "u",
+    "U",
+    "n",
+    "0",
+    "1",
+    "7",
+    "8",
+    "\\a",
+    "\\f",
+    "4",
+    "'",
+    "\"",
+    "é",
+    "\n",
+    "\r\n",
+    "\r",
+    "\t",
+    " ",
+    "\\x41",
+    "q",
+    "\\u00e9",
+    "\\U0001F600",
+    "\\\n",
+    "\\'",
+    "\\\"",
 ];
