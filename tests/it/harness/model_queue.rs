@@ -135,7 +135,7 @@ fn frozen(key: &BatchKey) -> FrozenBatch {
         write!(items, "{comma}{{{item}}}").unwrap();
     }
     FrozenBatch {
-        key: key.clone(),
+        key: *key,
         batch_id: format!("model-{}-{}-{}", key.lane as u8, key.first, key.last),
         timestamp: 1_717_156_800.0 + key.first as f64,
         items: items.into_bytes(),
