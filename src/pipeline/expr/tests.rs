@@ -135,7 +135,7 @@ fn the_deepest_expressions_need_little_stack() {
         deepest("not ", "1", ""),
         deepest("-", "1", ""),
         deepest("max((", "1", ", 0))"),
-        deepest("[", "1", "]") + " == " + &deepest("[", "1", "]"),
+        format!("{0}{1} == {0}{1}", "[".repeat(DEPTH_MAX - 2), "]".repeat(DEPTH_MAX - 2)),
         deepest("{1: ", "1", "}"),
         deepest("1 if 0 else ", "1", ""),
         deepest("0 or (", "1", " and 1)"),
