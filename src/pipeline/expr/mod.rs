@@ -70,7 +70,7 @@ impl Expression {
                 format!("the expression has {} bytes; the most is {EXPRESSION_BYTES_MAX}", text.len());
             return Err(CompileError { column: 1, message });
         }
-        let body = text.trim_start_matches([' ', '\t', '\x0c', '\n', '\r']);
+        let body = text.trim_start_matches(lexer::BLANK);
         let skipped = text.len() - body.len();
         // What is skipped is ASCII, so bytes are columns.
         let shift = |error: CompileError| CompileError { column: error.column + skipped, ..error };

@@ -98,7 +98,9 @@ impl Generator {
             expression.push_str(self.pick(characters));
         }
         expression.push_str(quote);
-        Sample { expression, ..self.reading() }
+        // Three points are Python's Ellipsis.
+        let must_compile = !expression.contains("...");
+        Sample { expression, must_compile, ..self.reading() }
     }
 
     fn operand(&mut self) -> String {
@@ -493,7 +495,7 @@ const INFIX: &[&str] = &[
 #[rustfmt::skip] // a list reads better than a column
 const NUMBER_PARTS: &[&str] = &[
     "0", "1", "7", "9", "00", "12", "_", ".", "e", "E", "x", "X", "0x", "0b", "0o", "a", "f", "b", "o", "+",
-    "-", " ", "1", "5", "or 1", "e5",
+    "-", " ", "1", "5", "e5",
 ];
 #[rustfmt::skip] // a list reads better than a column
 const STRING_PARTS: &[&str] = &[
