@@ -1,12 +1,14 @@
 //! What the subjects share. Nothing here sleeps: it waits for events, with a bound.
 
 pub mod broker;
+pub mod cloud;
 pub mod daemon;
 pub mod endpoint;
 pub mod log;
 pub mod model_queue;
 pub mod process;
 pub mod publisher;
+pub mod stored;
 
 use std::path::Path;
 use std::time::Duration;
