@@ -89,7 +89,7 @@ async fn poison_is_counted_by_reason_and_holds_nothing_up() {
         b"{\"value\":",
         b"warm",
         b"\xff\xfe\x00",
-        b"[1, 2",
+        b"1 2",
         b"{\"sensor_name\":\"s\"}",
         b"{\"value\":\"12\"}",
         b"NaN",
