@@ -11,7 +11,7 @@ use crate::harness::{stored, write};
 #[tokio::test]
 async fn a_program_that_prints_json_lines_is_a_source_and_dies_with_the_daemon() {
     let cloud = Cloud::start().await;
-    let script = r#"echo $$ >child.pid
+    let script = r#"echo $$$$ >child.pid
         echo '{"sensor_name":"m1","value":230.5,"unit":"V","timestamp":1717156800}'
         echo "noise" >&2
         echo 21.5

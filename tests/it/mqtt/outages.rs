@@ -55,7 +55,7 @@ async fn what_is_published_while_the_agent_is_stopped_arrives_after_its_start() 
     broker.says("Sending SUBACK").await;
     let publisher = Publisher::new(&broker);
     publish(&publisher, 0..50).await;
-    println!("{}", daemon.stop().await);
+    daemon.stop().await;
     // More than the broker has under way at once.
     publish(&publisher, 50..3050).await;
     let daemon = home.start().await;
@@ -63,15 +63,6 @@ async fn what_is_published_while_the_agent_is_stopped_arrives_after_its_start() 
     cloud.until_values(&(0..3050).collect::<Vec<_>>()).await;
     let log = daemon.stop().await;
     assert!(log.contains("session_kept=true"), "{log}");
-    let mut seen = std::collections::HashSet::new();
-    let twice: Vec<_> = cloud
-        .items()
-        .iter()
-        .enumerate()
-        .filter(|(_, item)| !seen.insert(item["value"].to_string()))
-        .map(|(i, item)| (i, item["value"].to_string(), item["timestamp"].to_string()))
-        .collect();
-    println!("{twice:?}");
     let names: Vec<_> = client_ids(&broker.log());
     assert_eq!(names.len(), 2, "{names:?}");
     assert!(names[0] == names[1] && names[0].starts_with("pyvorin-"), "{names:?}");
