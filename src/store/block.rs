@@ -7,6 +7,8 @@ use super::{Error, Lane};
 
 /// Level 1 compresses sensor JSON 7 to 17 times at a few hundred MB/s; higher levels gain little.
 const ZSTD_LEVEL: i32 = 1;
+/// What is longer than this in bytes of JSON becomes several blocks; a single longer item stays whole.
+pub const PIECE_BYTES_MAX: usize = 1024 * 1024;
 /// No block holds more JSON than this, in bytes; a longer one was not written by this agent.
 pub const BLOCK_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -54,23 +56,25 @@ impl Codec {
     }
 }
 
-/// Writes `text` as the block that begins at `first`; returns its compressed size in bytes.
+/// Writes `lines`, `count` items of `text`, as the block that begins at `first`; returns its compressed
+/// size in bytes.
 pub fn insert(
     db: &Connection,
     codec: &mut Codec,
     lane: Lane,
     first: u64,
     text: &LaneText,
+    (lines, count): (&[u8], u32),
 ) -> Result<u64, Error> {
-    let data = codec.compress(&text.lines)?;
+    let data = codec.compress(lines)?;
     db.prepare_cached(sql(lane, &INSERT))
         .and_then(|mut insert| {
             insert.execute(params![
                 number(first),
-                text.count,
+                count,
                 text.time_min,
                 text.time_max,
-                number(text.lines.len() as u64),
+                number(lines.len() as u64),
                 data
             ])
         })

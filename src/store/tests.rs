@@ -232,6 +232,25 @@ async fn sequence_numbers_are_not_reused_when_a_lane_was_emptied() {
     reopened.close().await;
 }
 
+#[tokio::test]
+async fn a_commit_larger_than_a_block_is_read_back_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Opened::at(dir.path());
+    let count: u32 = 6_000;
+    // 6 MB in one commit: as much as 64 batches of a request or one message can bring.
+    opened.append(Lane::Telemetry, (0..count).map(|number| format!("{number:01000}"))).await;
+    let mut next = 0;
+    while let Some(batch) = opened.store.next_batch(Want { items_max: 700, ..WANT }).await.unwrap() {
+        for item in text(&batch).split(',') {
+            assert_eq!(item.parse(), Ok(next));
+            next += 1;
+        }
+        opened.store.settle(batch.key, Outcome::Delivered).await.unwrap();
+    }
+    assert_eq!(next, count);
+    opened.close().await;
+}
+
 #[test]
 fn a_database_of_a_newer_agent_is_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -203,10 +203,12 @@ impl Worker {
             return Ok(());
         }
         self.begin()?;
-        let first = self.queue.next_sequence(lane);
-        let bytes = block::insert(&self.db, &mut self.codec, lane, first, text)?;
-        self.queue.appended(lane, text.count, clock::since_boot());
-        self.counters.commit_bytes.fetch_add(bytes, Relaxed);
+        for piece in text.pieces(block::PIECE_BYTES_MAX) {
+            let first = self.queue.next_sequence(lane);
+            let bytes = block::insert(&self.db, &mut self.codec, lane, first, text, piece)?;
+            self.queue.appended(lane, piece.1, clock::since_boot());
+            self.counters.commit_bytes.fetch_add(bytes, Relaxed);
+        }
         Ok(())
     }
 
