@@ -5,6 +5,7 @@
 mod config;
 mod harness;
 mod health;
+mod mqtt;
 mod rules_oracle;
 mod socket_activation;
 mod upload;

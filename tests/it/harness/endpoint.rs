@@ -47,10 +47,15 @@ impl Pki {
         (self.write("client.pem", &client.certificate_pem), self.write("client.key", &client.key_pem))
     }
 
+    /// A server's certificate and its key.
+    pub fn server_files(&self, usage: Usage) -> (PathBuf, PathBuf) {
+        let server = self.server(usage);
+        (self.write("server.pem", &server.certificate_pem), self.write("server.key", &server.key_pem))
+    }
+
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
-        use std::io::Write;
         let path = self.folder.path().join(name);
-        std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
+        super::write(&path, text);
         path
     }
 
