@@ -114,12 +114,13 @@ pub fn time_of(db: &Connection, lane: Lane, sequence: u64) -> Result<f64, Error>
         .map_err(|source| Error::Sqlite { what: "cannot find the time of a block", source })
 }
 
-/// First number and count of the oldest block, and the time of its newest item.
-pub fn oldest(db: &Connection, lane: Lane) -> Result<Option<(u64, u64, f64)>, Error> {
+/// First number and count of the oldest block that begins at `first` or later, and the time of its
+/// newest item.
+pub fn oldest(db: &Connection, lane: Lane, first: u64) -> Result<Option<(u64, u64, f64)>, Error> {
     db.prepare_cached(sql(lane, &OLDEST))
         .and_then(|mut select| {
             select
-                .query_row([], |row| {
+                .query_row([number(first)], |row| {
                     Ok((
                         row.get::<_, i64>(0)?.unsigned_abs(),
                         row.get::<_, i64>(1)?.unsigned_abs(),
@@ -181,7 +182,7 @@ per_lane!(
     " WHERE first > ?1 ORDER BY first LIMIT 1"
 );
 per_lane!(TIME_OF, "SELECT time_min FROM ", " WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
-per_lane!(OLDEST, "SELECT first, count, time_max FROM ", " ORDER BY first LIMIT 1");
+per_lane!(OLDEST, "SELECT first, count, time_max FROM ", " WHERE first >= ?1 ORDER BY first LIMIT 1");
 per_lane!(
     END,
     "SELECT coalesce(max(first + count), 1) FROM (SELECT first, count FROM ",
