@@ -5,7 +5,9 @@
 mod config;
 mod harness;
 mod health;
+mod kill;
 mod mqtt;
 mod rules_oracle;
 mod socket_activation;
+mod store_model;
 mod upload;
