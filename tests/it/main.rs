@@ -6,5 +6,6 @@ mod config;
 mod harness;
 mod health;
 mod rules_oracle;
+mod samples;
 mod socket_activation;
 mod upload;
