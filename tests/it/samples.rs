@@ -8,10 +8,15 @@ use pyvorin_edge::adapter::{exec, file_replay, http, mqtt, simulator, system};
 use pyvorin_edge::config::{self, Config, LoadOptions};
 
 fn load(path: &Path) -> Config {
+    // Whatever a sample asks the service manager for.
+    let credentials = tempfile::tempdir().unwrap();
+    for name in ["mqtt_password", "ingest_token"] {
+        fs::File::create(credentials.path().join(name)).unwrap().write_all(b"secret").unwrap();
+    }
     let options = LoadOptions {
         path: Some(path.to_owned()),
         environment: Box::new(|_| None),
-        credentials_dir: None,
+        credentials_dir: Some(credentials.path().to_owned()),
         state_dir_env: None,
     };
     config::load(&options).unwrap_or_else(|error| panic!("{error}")).config
@@ -62,6 +67,29 @@ fn the_sample_of_every_adapter_is_accepted() {
         [exec::SAMPLE, file_replay::SAMPLE, http::SAMPLE, mqtt::SAMPLE, simulator::SAMPLE, system::SAMPLE]
     {
         assert_eq!(load_text(sample).devices, 1, "{sample}");
+    }
+}
+
+#[test]
+fn every_configuration_in_the_readme_is_accepted() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let blocks: Vec<_> =
+        readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(blocks.len(), 8);
+    for block in blocks {
+        load_text(block);
+    }
+}
+
+#[test]
+fn the_readme_names_every_general_key() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let sample = fs::read_to_string("examples/edge_config.toml").unwrap();
+    for line in sample.lines() {
+        let line = line.strip_prefix("# ").unwrap_or(line);
+        let Some((key, _)) = line.split_once(" = ") else { continue };
+        let is_key = key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        assert!(!is_key || readme.contains(key), "{key}");
     }
 }
 
