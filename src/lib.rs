@@ -72,7 +72,7 @@
 //!   and is started again.
 //! - **Retries that forget.** Nothing is given up by time or count; only an item that the endpoint refuses
 //!   by itself is set aside.
-//! - **Redirects, proxies and OpenSSL.** TLS is rustls with ring.
+//! - **Redirects and OpenSSL.** The endpoint is the one that is configured; TLS is rustls with ring.
 //! - **A custom allocator.** jemalloc aborts on the 16 KiB pages of a Raspberry Pi 5.
 
 #![allow(
