@@ -24,10 +24,14 @@ use crate::clock;
 use crate::reading::{Batch, Committed, Refusal};
 use crate::tls;
 
+/// Subscriptions and the like that are under way at the same time.
+pub const OUTGOING_MAX: u16 = 16;
 /// A message above this size in bytes ends the connection; the broker is told so at CONNECT.
 const PACKET_BYTES_MAX: u32 = 256 * 1024;
 /// Acknowledgements, and outgoing packets, that the client sends with one write.
 const REQUESTS_PER_WRITE_MAX: usize = 256;
+/// Acknowledgements that wait in the client's queue; further ones wait here.
+const REQUESTS_MAX: usize = 1024;
 /// Messages taken from the socket with one wake-up; the library's own upper bound.
 const READS_PER_WAKE_UP_MAX: usize = 128;
 /// For TCP and TLS and CONNACK together.
@@ -67,8 +71,12 @@ struct Session<'s> {
     /// Of the messages in `batch`.
     acks: Vec<ManualAck>,
     in_flight: VecDeque<InFlight>,
+    /// Of committed messages, waiting for room in the client's queue.
+    ready: VecDeque<ManualAck>,
     /// Messages that are not acknowledged yet.
     unacknowledged: usize,
+    connected: bool,
+    is_leaving: bool,
 }
 
 /// Connects and receives until told to stop. `failures` is set to 0 once connected.
@@ -89,10 +97,14 @@ pub async fn run(
         batch: Batch::default(),
         acks: Vec::new(),
         in_flight: VecDeque::new(),
+        ready: VecDeque::new(),
         unacknowledged: 0,
+        connected: false,
+        is_leaving: false,
     };
     let mut stop = pin!(intake.stop.cancelled());
     loop {
+        session.send_ready();
         let event = {
             // Polled to its end, never dropped half-way: what it has read stays read.
             let mut poll = pin!(event_loop.poll());
@@ -102,7 +114,7 @@ pub async fn run(
                     () = &mut stop => break None,
                     event = &mut poll, if !session.batch.is_full() => break Some(event),
                     committed = receipt(&mut session.in_flight) => session.acknowledge(committed)?,
-                    permit = intake.batches.reserve(), if !session.batch.is_empty() => {
+                    permit = intake.batches.reserve(), if session.has_something() => {
                         session.hand_over(permit.map_err(|_| Error::Fatal(super::Error::Closed))?);
                     }
                 }
@@ -126,13 +138,8 @@ pub async fn run(
 
 impl Session<'_> {
     fn connected(&mut self, connack: &ConnAck, failures: u32) -> Result<(), Error> {
-        let filters = self.source.topics.iter().map(|topic| {
-            let mut filter = SubscribeFilter::new(topic.filter.clone(), topic.qos);
-            // A topic that the kept session knows already does not send its retained message again.
-            filter.retain_forward_rule = RetainForwardRule::OnNewSubscribe;
-            SubscribeFilterInput::from(filter)
-        });
-        self.client.try_subscribe_many(filters).map_err(|error| Error::Connection(error.to_string()))?;
+        self.connected = true;
+        self.subscribe()?;
         if !connack.session_present {
             self.resumed.stored_qos2.clear();
         }
@@ -147,6 +154,16 @@ impl Session<'_> {
         Ok(())
     }
 
+    fn subscribe(&self) -> Result<(), Error> {
+        let filters = self.source.topics.iter().map(|topic| {
+            let mut filter = SubscribeFilter::new(topic.filter.clone(), topic.qos);
+            // A topic that the kept session knows already does not send its retained message again.
+            filter.retain_forward_rule = RetainForwardRule::OnNewSubscribe;
+            SubscribeFilterInput::from(filter)
+        });
+        self.client.try_subscribe_many(filters).map_err(|error| Error::Connection(error.to_string()))
+    }
+
     fn receive(&mut self, packet: Packet) {
         match packet {
             Packet::Publish(publish) => self.take_in(&publish),
@@ -159,7 +176,7 @@ impl Session<'_> {
     }
 
     fn take_in(&mut self, publish: &Publish) {
-        let stored = publish.qos == QoS::ExactlyOnce && self.resumed.stored_qos2.contains(&publish.pkid);
+        let stored = publish.qos == QoS::ExactlyOnce && !self.is_new(publish);
         if !stored {
             self.read(publish);
         }
@@ -167,6 +184,22 @@ impl Session<'_> {
             self.unacknowledged += 1;
             self.acks.push(ack);
         }
+    }
+
+    /// Whether a QoS 2 message is not stored yet. Its identifier may be known from an earlier one whose
+    /// release went unseen, as it came just before the connection broke; but what is sent for the first
+    /// time is not marked as a duplicate (MQTT 5, 3.3.1.1).
+    fn is_new(&mut self, publish: &Publish) -> bool {
+        if !publish.dup {
+            self.resumed.stored_qos2.remove(&publish.pkid);
+        }
+        !self.resumed.stored_qos2.contains(&publish.pkid)
+    }
+
+    /// Messages can be without any reading, such as an empty array or one of a topic that is not
+    /// configured any more; unless they are acknowledged too they fill the window for good.
+    fn has_something(&self) -> bool {
+        !self.batch.is_empty() || !self.acks.is_empty()
     }
 
     /// Reads the payload; what cannot be read is counted, and acknowledged like the rest, or the broker
@@ -209,7 +242,8 @@ impl Session<'_> {
             self.in_flight.push_back(InFlight { acks: std::mem::take(&mut self.acks), receipt });
         }
         // Half the window is used up: acknowledge it while the other half keeps coming.
-        batch.urgent = self.unacknowledged * 2 >= usize::from(self.source.receive_maximum);
+        let half_used = self.unacknowledged * 2 >= usize::from(self.source.receive_maximum);
+        batch.urgent = self.is_leaving || half_used;
         self.intake.count(&batch);
         permit.send(batch);
     }
@@ -220,13 +254,25 @@ impl Session<'_> {
             Error::Fatal(super::Error::Failed("a batch was not stored".to_owned()))
         })?;
         self.unacknowledged -= acks.len();
-        for ack in acks {
-            if let ManualAck::PubRec(received) = &ack {
+        for ack in &acks {
+            if let ManualAck::PubRec(received) = ack {
                 self.resumed.stored_qos2.insert(received.pkid);
             }
-            self.client.try_manual_ack(ack).map_err(|error| Error::Connection(error.to_string()))?;
         }
+        self.ready.extend(acks);
+        self.send_ready();
         Ok(())
+    }
+
+    /// Queues acknowledgements as long as the client takes them. A full queue is back-pressure and no
+    /// failure: the client works it off while it is polled, and then this is called again.
+    fn send_ready(&mut self) {
+        while let Some(ack) = self.ready.pop_front() {
+            if self.client.try_manual_ack(ack.clone()).is_err() {
+                self.ready.push_front(ack);
+                return;
+            }
+        }
     }
 
     fn check_subscriptions(&self, suback: &SubAck) {
@@ -240,15 +286,34 @@ impl Session<'_> {
 
     /// Hands over what was read, waits for its commit, acknowledges it and says goodbye.
     async fn farewell(&mut self, event_loop: &mut EventLoop) -> Result<(), Error> {
-        if !self.batch.is_empty() {
+        // Even an empty one, if commits are under way: nothing follows that could share them.
+        if self.has_something() || !self.in_flight.is_empty() {
             let permit = self.intake.batches.reserve().await;
+            self.is_leaving = true;
             self.hand_over(permit.map_err(|_| Error::Fatal(super::Error::Closed))?);
         }
         while !self.in_flight.is_empty() {
             let committed = receipt(&mut self.in_flight).await;
             self.acknowledge(committed)?;
         }
-        // Queued behind the acknowledgements, so it is sent after them.
+        while !self.ready.is_empty() && event_loop.poll().await.is_ok() {
+            self.send_ready();
+        }
+        // A broker answers in order: once it confirms a subscription that it has already, it has read
+        // the acknowledgements before it. Closing while it still sends would reset the connection, and
+        // then it loses what it has not read: mosquitto 2.0.11 lost 22 of 36, and sent those again.
+        if self.connected {
+            self.subscribe()?;
+            loop {
+                match event_loop.poll().await {
+                    Ok(Event::Incoming(Packet::SubAck(_))) => break,
+                    // A message is not taken in any more; the broker keeps it.
+                    Ok(_) => {}
+                    // It sends again what it did not learn of.
+                    Err(_) => return Ok(()),
+                }
+            }
+        }
         if self.client.disconnect().await.is_ok() {
             while event_loop.poll().await.is_ok() {}
         }
@@ -277,6 +342,8 @@ fn connect(source: &Source, intake: &Intake) -> Result<(AsyncClient, EventLoop),
         .set_receive_maximum(Some(source.receive_maximum))
         .set_max_packet_size(Some(PACKET_BYTES_MAX))
         .set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(PACKET_BYTES_MAX))
+        // Nothing is published; without a limit the client keeps tables for 65,535 messages.
+        .set_outgoing_inflight_upper_limit(OUTGOING_MAX)
         .set_ack_mode(AckMode::Manual)
         .set_max_request_batch(REQUESTS_PER_WRITE_MAX)
         .set_read_batch_size(READS_PER_WAKE_UP_MAX);
@@ -297,7 +364,5 @@ fn connect(source: &Source, intake: &Intake) -> Result<(AsyncClient, EventLoop),
         let config = tls::client_config(files).map_err(|error| Error::Connection(error.to_string()))?;
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(&config))));
     }
-    // Room for every acknowledgement that the window allows, so that queueing one never fails.
-    let capacity = usize::from(source.receive_maximum) + 64;
-    Ok(AsyncClient::builder(options).capacity(capacity).build())
+    Ok(AsyncClient::builder(options).capacity(REQUESTS_MAX).build())
 }

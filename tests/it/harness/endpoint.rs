@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -47,10 +48,15 @@ impl Pki {
         (self.write("client.pem", &client.certificate_pem), self.write("client.key", &client.key_pem))
     }
 
+    /// A server's certificate and its key.
+    pub fn server_files(&self, usage: Usage) -> (PathBuf, PathBuf) {
+        let server = self.server(usage);
+        (self.write("server.pem", &server.certificate_pem), self.write("server.key", &server.key_pem))
+    }
+
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
-        use std::io::Write;
         let path = self.folder.path().join(name);
-        std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
+        super::write(&path, text);
         path
     }
 
@@ -76,23 +82,50 @@ impl Endpoint {
         let identity = pki.server(usage);
         let client_ca = wants_client.then_some(pki.authority.pem.as_str());
         let tls = server_config(&identity.certificate_pem, &identity.key_pem, client_ca).unwrap();
-        Self::serve(behaviour, Some(tls)).await
+        Self::serve(behaviour, Some(tls), None).await
+    }
+
+    /// With TLS, and `told` of every request.
+    pub async fn start_watched(pki: &Pki, told: receiver::Listener) -> Self {
+        let identity = pki.server(Usage::Server);
+        let tls = server_config(&identity.certificate_pem, &identity.key_pem, None).unwrap();
+        Self::serve(Behaviour::default(), Some(tls), Some(told)).await
     }
 
     /// Without TLS.
     pub async fn start_plain(behaviour: Behaviour) -> Self {
-        Self::serve(behaviour, None).await
+        Self::serve(behaviour, None, None).await
     }
 
-    async fn serve(behaviour: Behaviour, tls: Option<Arc<ServerConfig>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    /// At a given port, where a device may have looked for it in vain.
+    pub async fn start_at(port: u16, pki: &Pki, behaviour: Behaviour) -> Self {
+        let identity = pki.server(Usage::Server);
+        let tls = server_config(&identity.certificate_pem, &identity.key_pem, None).unwrap();
+        Self::serve_at(port, behaviour, Some(tls), None).await
+    }
+
+    async fn serve(
+        behaviour: Behaviour,
+        tls: Option<Arc<ServerConfig>>,
+        listener: Option<receiver::Listener>,
+    ) -> Self {
+        Self::serve_at(0, behaviour, tls, listener).await
+    }
+
+    async fn serve_at(
+        port: u16,
+        behaviour: Behaviour,
+        tls: Option<Arc<ServerConfig>>,
+        listener: Option<receiver::Listener>,
+    ) -> Self {
+        let socket = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let url = format!("{scheme}://{}/v1/ingest", listener.local_addr().unwrap());
-        let receiver = Receiver::new(behaviour, None);
+        let url = format!("{scheme}://{}/v1/ingest", socket.local_addr().unwrap());
+        let receiver = Receiver::new(behaviour, listener);
         let shared = Arc::clone(&receiver);
         let mut server = JoinSet::new();
         server.spawn(async move {
-            receiver::serve(listener, tls, shared, CancellationToken::new()).await.unwrap();
+            receiver::serve(socket, tls, shared, CancellationToken::new()).await.unwrap();
         });
         Self { receiver, url, _server: server }
     }
@@ -103,16 +136,20 @@ impl Endpoint {
         *soon(what, totals.wait_for(are)).await.unwrap()
     }
 
-    /// The `value` of every item in accepted batches that are no duplicates, in order of arrival.
-    pub fn values(&self) -> Vec<u64> {
+    /// Every item in accepted batches that are no duplicates, in order of arrival.
+    pub fn items(&self) -> Vec<Value> {
         let arrivals = self.receiver.arrivals();
         let accepted = arrivals.iter().filter(|arrival| arrival.accepted && !arrival.duplicate);
-        let mut values = Vec::new();
+        let mut items = Vec::new();
         for arrival in accepted {
-            let body: serde_json::Value = serde_json::from_str(&arrival.body).unwrap();
-            values
-                .extend(body["items"].as_array().unwrap().iter().map(|item| item["value"].as_u64().unwrap()));
+            let mut body: Value = serde_json::from_str(&arrival.body).unwrap();
+            items.append(body["items"].as_array_mut().unwrap());
         }
-        values
+        items
+    }
+
+    /// The `value` of each of [`Self::items`].
+    pub fn values(&self) -> Vec<u64> {
+        self.items().iter().map(|item| item["value"].as_u64().unwrap()).collect()
     }
 }
