@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{FlockOperation, flock};
 
 use crate::receiver::certificates;
 
@@ -14,6 +15,8 @@ pub struct Folder {
     pub path: PathBuf,
     /// The user changed the configuration, so it was left as it is.
     pub config_edited: bool,
+    /// Held until the end: two would write into each other's files.
+    _lock: File,
 }
 
 /// What a closed store holds.
@@ -29,7 +32,15 @@ impl Folder {
     /// Makes the folder and what belongs into it; what an earlier run left is used again.
     pub fn prepare(path: &Path, has_broker: bool) -> Result<Self, Box<dyn Error + Send + Sync>> {
         fs::create_dir_all(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let mut folder = Self { path: path.canonicalize()?, config_edited: false };
+        let path = path.canonicalize()?;
+        let lock = File::create(path.join("lock"))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            format!(
+                "{}: another demonstration runs in this folder; stop it, or give --folder",
+                path.display()
+            )
+        })?;
+        let mut folder = Self { path, config_edited: false, _lock: lock };
         certificates::provide(&folder.path.join("tls"))?;
         let with_mqtt = format!("{CONFIG}{MQTT}");
         let wanted = if has_broker { with_mqtt.as_str() } else { CONFIG };

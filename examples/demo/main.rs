@@ -6,6 +6,14 @@
 #[expect(dead_code, reason = "the demonstration needs no misbehaviour")]
 mod receiver;
 
+/// `println!` that goes on when nobody reads any more: the end still has to be in order.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        writeln!(std::io::stdout(), $($text)*).ok();
+    }};
+}
+
 mod broker;
 mod folder;
 mod process;
@@ -64,15 +72,15 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut requests = Requests::listen(arguments.seconds)?;
     let mosquitto = find("mosquitto");
     let folder = Folder::prepare(&arguments.folder, mosquitto.is_some())?;
-    println!("data, configuration and logs: {} (kept)", folder.path.display());
+    say!("data, configuration and logs: {} (kept)", folder.path.display());
     if folder.config_edited {
-        println!("config.toml was edited: it is used as it is; remove it to have a new one");
+        say!("config.toml was edited: it is used as it is; remove it to have a new one");
     }
     let broker_port = free_port()?;
     let mut broker = match &mosquitto {
         Some(program) => Some(broker::start(program, &folder, broker_port).await?),
         None => {
-            println!("without MQTT: mosquitto is not installed (apt-get install mosquitto)");
+            say!("without MQTT: mosquitto is not installed (apt-get install mosquitto)");
             None
         }
     };
@@ -84,7 +92,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         broker.terminate();
         broker.stopped().await?;
     }
-    summarise(&folder, &tally, before, started.elapsed())?;
+    if outcome.is_ok() || tally.totals.requests > 0 {
+        summarise(&folder, &tally, before, started.elapsed())?;
+    }
     outcome.map_err(Failure::from)
 }
 
@@ -129,9 +139,9 @@ async fn serve_agent(
         command.env(name, port.to_string());
     }
     let mut process = Process::start("the agent", command, folder.log("agent.log")?)?;
-    println!("agent: its log is agent.log there; http://127.0.0.1:{health_port}/health and /metrics");
-    println!("receiver: https://127.0.0.1:{receiver_port}");
-    println!("Ctrl-C stops");
+    say!("agent: its log is agent.log there; http://127.0.0.1:{health_port}/health and /metrics");
+    say!("receiver: https://127.0.0.1:{receiver_port}");
+    say!("Ctrl-C stops");
 
     let mut tally = Tally::default();
     let publish = async {
@@ -147,7 +157,11 @@ async fn serve_agent(
             () = requests.came() => Ok(()),
         };
         if outcome.is_ok() {
-            println!("\nstopping: the agent finishes what it accepted ...");
+            // The page may be closed by the time the agent drains, and the last look is up to 2 s old.
+            if let Some(health) = Health::ask(health_port).await {
+                tally.health = health;
+            }
+            say!("\nstopping: the agent finishes what it accepted ...");
             process.terminate();
         }
         let outcome = match outcome {
@@ -251,22 +265,18 @@ fn early_end(status: ExitStatus, folder: &Folder) -> String {
 fn summarise(folder: &Folder, tally: &Tally, before: Contents, lasted: Duration) -> Result<(), Failure> {
     let after = folder.contents()?;
     let Tally { health, totals } = tally;
-    println!("\nafter {:.0} s:", lasted.as_secs_f64());
-    println!("  readings accepted  {}", health.agent.readings_processed);
-    println!("  input refused      {}", health.refused());
-    println!("  events             {}", health.agent.events_triggered);
-    println!(
+    say!("\nafter {:.0} s:", lasted.as_secs_f64());
+    say!("  readings accepted  {} (as the agent said last)", health.agent.readings_processed);
+    say!("  input refused      {}", health.refused());
+    say!("  events             {}", health.agent.events_triggered);
+    say!(
         "  items stored       {} (readings, events, window results)",
         after.stored.saturating_sub(before.stored)
     );
-    println!("  items delivered    {} in {} batches", totals.items, totals.batches);
-    println!("  duplicates         {}", totals.duplicates);
-    println!("  left in the queue  {} (delivered at the next start)", after.queued);
-    println!(
-        "  on disk            {} KiB in {}",
-        folder.state_bytes().div_ceil(1024),
-        folder.state().display()
-    );
+    say!("  items delivered    {} in {} batches", totals.items, totals.batches);
+    say!("  duplicates         {}", totals.duplicates);
+    say!("  left in the queue  {} (delivered at the next start)", after.queued);
+    say!("  on disk            {} KiB in {}", folder.state_bytes().div_ceil(1024), folder.state().display());
     Ok(())
 }
 
