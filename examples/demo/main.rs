@@ -22,7 +22,7 @@ mod progress;
 use std::convert::Infallible;
 use std::error::Error;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -107,7 +107,7 @@ struct Tally {
 
 /// Runs agent, receiver and publisher until Ctrl-C, the end of the time or the end of the agent.
 async fn serve_agent(
-    agent: &std::path::Path,
+    agent: &Path,
     folder: &Folder,
     broker_port: u16,
     has_broker: bool,
@@ -128,17 +128,8 @@ async fn serve_agent(
     let stop = CancellationToken::new();
 
     let health_port = free_port()?;
-    let mut command = process::command(agent);
-    command.arg("--config").arg(folder.config());
-    command.env("DEMO_FOLDER", &folder.path).env_remove("NOTIFY_SOCKET");
-    for (name, port) in [
-        ("DEMO_HEALTH_PORT", health_port),
-        ("DEMO_RECEIVER_PORT", receiver_port),
-        ("DEMO_BROKER_PORT", broker_port),
-    ] {
-        command.env(name, port.to_string());
-    }
-    let mut process = Process::start("the agent", command, folder.log("agent.log")?)?;
+    let ports = Ports { health: health_port, receiver: receiver_port, broker: broker_port };
+    let mut process = start_agent(agent, folder, ports)?;
     say!("agent: its log is agent.log there; http://127.0.0.1:{health_port}/health and /metrics");
     say!("receiver: https://127.0.0.1:{receiver_port}");
     say!("Ctrl-C stops");
@@ -177,6 +168,27 @@ async fn serve_agent(
         outcome = watch => outcome?,
     };
     Ok((tally, outcome))
+}
+
+struct Ports {
+    health: u16,
+    receiver: u16,
+    broker: u16,
+}
+
+fn start_agent(agent: &Path, folder: &Folder, ports: Ports) -> Result<Process, Failure> {
+    let mut command = process::command(agent);
+    command.arg("--config").arg(folder.config());
+    // In a service's environment this would speak for the service.
+    command.env("DEMO_FOLDER", &folder.path).env_remove("NOTIFY_SOCKET");
+    for (name, port) in [
+        ("DEMO_HEALTH_PORT", ports.health),
+        ("DEMO_RECEIVER_PORT", ports.receiver),
+        ("DEMO_BROKER_PORT", ports.broker),
+    ] {
+        command.env(name, port.to_string());
+    }
+    Process::start("the agent", command, folder.log("agent.log")?)
 }
 
 /// Asks and prints at a steady pace; never ends.
