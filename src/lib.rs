@@ -1,4 +1,84 @@
-//! Edge agent.
+//! The Pyvorin edge agent: takes in sensor readings, evaluates windows and rules, applies a privacy
+//! firewall, stores durably in SQLite and delivers over HTTPS.
+//!
+//! The library is what the binary `pyv-edge-agent` is made of; it is split off so that tests can drive
+//! the real parts. It promises no stable interface to other programs.
+//!
+//! # The rooms
+//!
+//! Data moves one way: [`adapter`] → [`pipeline`] → [`store`] → [`upload`]. Stages do not import each
+//! other sideways; they meet in [`app`], and nobody but `app` sees [`config`] as a whole.
+//!
+//! | room | what it does |
+//! |---|---|
+//! | [`adapter`] | sources of readings, one file per `ingest_type` |
+//! | [`pipeline`] | limits, privacy, [rules](pipeline::rule), [windows](pipeline::window), what to commit when |
+//! | [`pipeline::expr`] | the Python expressions of rules |
+//! | [`privacy`] | what leaves the device, what stays on it, what is never kept; the audit chain |
+//! | [`store`] | the thread that owns SQLite; frozen ranges; retention |
+//! | [`upload`] | delivery: decisions, backoff, transport |
+//! | [`health`] | `/health`, `/livez`, `/readyz`, `/metrics` |
+//! | [`lifecycle`] | signals, systemd, supervision, restarts, the watchdog, the lock |
+//! | [`config`] | files into values that are all usable, or every problem at once |
+//! | [`app`] | builds, connects, runs, reloads and drains all of them |
+//! | [`cli`] | the command line and its exit codes |
+//! | [`reading`] | what moves through: readings in batches, priorities, receipts |
+//! | [`clock`], [`logging`], [`tls`] | the only place that reads the time; the log; TLS of clients |
+//!
+//! # What always holds
+//!
+//! - **Acknowledge after commit.** A source that can acknowledge does so when the receipt of its batch
+//!   is sent ([`reading::Committed`]), which is after the commit, with `synchronous = FULL`. A receipt
+//!   that is dropped means: not stored.
+//! - **Batches are frozen ranges.** What is to be sent is fixed as `first..=last` of one lane and written
+//!   down before its first attempt ([`store::BatchKey`]), so a retry or a restart sends the same bytes
+//!   under the same id. Sequence numbers are never used twice, and retention never takes a part of a
+//!   frozen batch.
+//! - **One thread owns SQLite.** Everyone else sends it commands and awaits its answer; what queued during
+//!   one sync shares the next commit.
+//! - **Privacy before storage.** The firewall judges a reading before anything else keeps it. What is
+//!   dropped is not written, not judged by rules, not counted in windows.
+//! - **Stop by starvation.** Sources stop, and each later stage ends when its input closes.
+//! - **A reload is a transaction.** Everything is loaded, checked and built, then replaced; a failure
+//!   keeps what runs.
+//! - **A watchdog tied to progress.** It is fed only while each stage moves or is idle by right, and the
+//!   store answers.
+//!
+//! # Bounds
+//!
+//! | what | bound | when it is reached |
+//! |---|---|---|
+//! | sources to pipeline | 256 batches | the source waits, and the device behind it |
+//! | one batch | 1,024 readings or 256 KiB of text | it is handed on |
+//! | pipeline to store | 64 commands, 512 KiB staged | the pipeline waits |
+//! | uploader to store | the same 64 commands | the uploader waits |
+//! | store to uploader | a watch, latest wins | – |
+//! | store on disk | `store.size_max_mb` | the oldest goes, delivered history first |
+//! | MQTT | `receive_maximum` unacknowledged messages of 256 KiB at most | the broker waits |
+//! | HTTP ingest | `connections_max` connections, 16 bodies of `body_max_bytes` | 503, or the sender waits |
+//! | one reading | name 256, unit 32, metadata 4,096 bytes | it is refused and counted |
+//! | one expression | 4,096 bytes, 1,024 nodes, 50,000 steps | it is refused, or counts as an error |
+//! | windows | 10,000 pairs of window and sensor, 131,072 panes | further sensors are left out and counted |
+//! | privacy | 1,024 patterns, decisions for 4,096 sensors | refused; forgotten and made anew |
+//! | health server | 16 connections | an idle one gives way |
+//! | drain at the end | 8 s | it ends all the same and names who was late |
+//!
+//! # What is deliberately absent
+//!
+//! - **Unbounded channels and detached tasks.** Every task has a name and a supervisor.
+//! - **A second runtime thread.** One thread runs everything but SQLite and blocking look-ups; the boards
+//!   have better uses for the others.
+//! - **Falling back to memory.** When the disk is full, sources wait; when the store fails, the process ends
+//!   and is started again.
+//! - **Retries that forget.** Nothing is given up by time or count; only an item that the endpoint refuses
+//!   by itself is set aside.
+//! - **Redirects and OpenSSL.** The endpoint is the one that is configured; TLS is rustls with ring.
+//! - **A custom allocator.** jemalloc aborts on the 16 KiB pages of a Raspberry Pi 5.
+
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "the readers work on it: cargo doc --document-private-items"
+)]
 
 pub mod adapter;
 pub mod app;

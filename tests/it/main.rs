@@ -14,6 +14,7 @@ mod mqtt;
 mod once;
 mod reload;
 mod rules_oracle;
+mod samples;
 mod socket_activation;
 mod sources;
 mod stages;
