@@ -79,8 +79,10 @@ async fn one_bad_item_is_set_aside_and_all_others_arrive() {
     door.post_values(0..50).await;
     let expected: Vec<_> = (0..50).filter(|value| *value != 13).collect();
     cloud.until_values(&expected).await;
-    let health = daemon.health_shows("it is set aside", |health| health["store"]["dead_letters"] == 1).await;
-    assert_eq!(health["cloud"]["queue_depth"], 0);
+    let settled = |health: &serde_json::Value| {
+        health["store"]["dead_letters"] == 1 && health["cloud"]["queue_depth"] == 0
+    };
+    daemon.health_shows("it is set aside, and nothing else waits", settled).await;
     daemon.stop().await;
     let dead = stored::dead_letters(&home.state_dir());
     assert_eq!(dead.len(), 1);

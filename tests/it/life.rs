@@ -16,6 +16,9 @@ use crate::sources::exec;
 const SIMULATOR: &str =
     "[[sensors.devices]]\nname = 'a'\ningest_type = 'simulator'\ninterval_seconds = 0.01\n";
 
+/// It ignores SIGTERM, and so does what it becomes; an orphan of it ends by itself.
+const DEAF: &str = "trap \"\" TERM; echo 1; exec sleep 15";
+
 /// The agent's own bound on its stop.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
@@ -98,8 +101,8 @@ async fn sigint_stops_in_order_and_commits_what_was_counted() {
 
 #[tokio::test]
 async fn a_second_request_to_stop_ends_the_daemon_at_once() {
-    // It ignores SIGTERM, so that the first stop takes its time.
-    let deaf = exec("deaf", "trap \"\" TERM; echo 1; while :; do sleep 0.1; done");
+    // The first stop takes its time.
+    let deaf = exec("deaf", DEAF);
     let home = Home::new(&deaf);
     let mut daemon = home.start().await;
     crate::sources::processed(&daemon, 1).await;
@@ -113,7 +116,7 @@ async fn a_second_request_to_stop_ends_the_daemon_at_once() {
 
 #[tokio::test]
 async fn a_program_that_will_not_end_does_not_keep_the_daemon_beyond_its_bound() {
-    let deaf = exec("deaf", "trap \"\" TERM; echo 1; while :; do sleep 0.1; done");
+    let deaf = exec("deaf", DEAF);
     let home = Home::new(&deaf);
     let mut daemon = home.start().await;
     crate::sources::processed(&daemon, 1).await;
