@@ -67,10 +67,15 @@ impl Gather {
         self.size_bytes = size_bytes;
     }
 
+    /// Whether so much waits that the commit comes before anything more is taken in.
+    pub fn is_full(&self) -> bool {
+        self.size_bytes >= STAGED_BYTES_MAX
+    }
+
     /// When to commit; `None` while nothing waits. It may move as more arrives.
     pub fn due(&self) -> Option<Instant> {
         let (first, last) = (self.first_arrival?, self.last_arrival?);
-        if self.urgent || self.size_bytes >= STAGED_BYTES_MAX {
+        if self.urgent || self.is_full() {
             return Some(last);
         }
         let by_timer = first + self.commit_interval;
@@ -164,6 +169,7 @@ mod tests {
     fn size_alone_is_a_reason_to_commit() {
         let (mut gather, start) = (Gather::new(INTERVAL), Instant::now());
         gather.arrived(0, false, STAGED_BYTES_MAX, start);
+        assert!(gather.is_full());
         assert_eq!(gather.due(), Some(start));
     }
 }

@@ -83,6 +83,9 @@ pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
                 progress.moved(clock::since_boot());
                 take_in(batch, &mut stages, &mut staged, &mut gather, &counters);
                 for _ in 1..BATCHES_PER_TURN_MAX {
+                    if gather.is_full() {
+                        break;
+                    }
                     let Ok(batch) = batches.try_recv() else { break };
                     take_in(batch, &mut stages, &mut staged, &mut gather, &counters);
                 }

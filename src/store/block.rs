@@ -7,6 +7,8 @@ use super::{Error, Lane};
 
 /// Level 1 compresses sensor JSON 7 to 17 times at a few hundred MB/s; higher levels gain little.
 const ZSTD_LEVEL: i32 = 1;
+/// What is longer than this in bytes of JSON becomes several blocks; a single longer item stays whole.
+pub const PIECE_BYTES_MAX: usize = 1024 * 1024;
 /// No block holds more JSON than this, in bytes; a longer one was not written by this agent.
 pub const BLOCK_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -54,23 +56,25 @@ impl Codec {
     }
 }
 
-/// Writes `text` as the block that begins at `first`; returns its compressed size in bytes.
+/// Writes `lines`, `count` items of `text`, as the block that begins at `first`; returns its compressed
+/// size in bytes.
 pub fn insert(
     db: &Connection,
     codec: &mut Codec,
     lane: Lane,
     first: u64,
     text: &LaneText,
+    (lines, count): (&[u8], u32),
 ) -> Result<u64, Error> {
-    let data = codec.compress(&text.lines)?;
+    let data = codec.compress(lines)?;
     db.prepare_cached(sql(lane, &INSERT))
         .and_then(|mut insert| {
             insert.execute(params![
                 number(first),
-                text.count,
+                count,
                 text.time_min,
                 text.time_max,
-                number(text.lines.len() as u64),
+                number(lines.len() as u64),
                 data
             ])
         })
@@ -110,12 +114,13 @@ pub fn time_of(db: &Connection, lane: Lane, sequence: u64) -> Result<f64, Error>
         .map_err(|source| Error::Sqlite { what: "cannot find the time of a block", source })
 }
 
-/// First number and count of the oldest block, and the time of its newest item.
-pub fn oldest(db: &Connection, lane: Lane) -> Result<Option<(u64, u64, f64)>, Error> {
+/// First number and count of the oldest block that begins at `first` or later, and the time of its
+/// newest item.
+pub fn oldest(db: &Connection, lane: Lane, first: u64) -> Result<Option<(u64, u64, f64)>, Error> {
     db.prepare_cached(sql(lane, &OLDEST))
         .and_then(|mut select| {
             select
-                .query_row([], |row| {
+                .query_row([number(first)], |row| {
                     Ok((
                         row.get::<_, i64>(0)?.unsigned_abs(),
                         row.get::<_, i64>(1)?.unsigned_abs(),
@@ -177,7 +182,7 @@ per_lane!(
     " WHERE first > ?1 ORDER BY first LIMIT 1"
 );
 per_lane!(TIME_OF, "SELECT time_min FROM ", " WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
-per_lane!(OLDEST, "SELECT first, count, time_max FROM ", " ORDER BY first LIMIT 1");
+per_lane!(OLDEST, "SELECT first, count, time_max FROM ", " WHERE first >= ?1 ORDER BY first LIMIT 1");
 per_lane!(
     END,
     "SELECT coalesce(max(first + count), 1) FROM (SELECT first, count FROM ",

@@ -92,9 +92,15 @@ impl Queue {
         })
     }
 
-    /// Whether anything frozen reaches below `end`.
-    pub fn is_frozen_below(&self, lane: Lane, end: u64) -> bool {
-        self.frozen(lane).is_some_and(|(key, _)| key.first < end)
+    /// One behind the last item of the frozen batches that have items in `first..end`.
+    pub fn frozen_until(&self, lane: Lane, first: u64, end: u64) -> Option<u64> {
+        let frozen = self.within(lane, first, end).filter(|range| range.frozen_at.is_some());
+        frozen.map(|range| self.end(range)).max()
+    }
+
+    /// Whether anything in `first..end` is undelivered.
+    pub fn is_pending(&self, lane: Lane, first: u64, end: u64) -> bool {
+        self.within(lane, first, end).next().is_some()
     }
 
     /// The lowest undelivered sequence number of `lane`.
@@ -172,21 +178,28 @@ impl Queue {
         Ok(true)
     }
 
-    /// Gives up what is undelivered and not frozen below `end`; returns how many items that were.
-    pub fn drop_below(&mut self, db: &Connection, lane: Lane, end: u64) -> Result<u64, Error> {
-        let affected: Vec<Range> = self
-            .ranges
-            .iter()
-            .filter(|range| range.lane == lane && range.frozen_at.is_none() && range.first < end)
-            .copied()
-            .collect();
+    /// Gives up what is undelivered and not frozen in `first..end`; returns how many items that were.
+    pub fn give_up(&mut self, db: &Connection, lane: Lane, first: u64, end: u64) -> Result<u64, Error> {
+        let open = |range: &&Range| range.frozen_at.is_none();
+        let affected: Vec<Range> = self.within(lane, first, end).filter(open).copied().collect();
         let mut dropped = 0;
         for range in affected {
-            let upto = end.min(self.end(&range));
-            dropped += upto - range.first;
+            let (from, upto) = (first.max(range.first), end.min(self.end(&range)));
+            dropped += upto - from;
             self.advance(db, range.id, upto)?;
+            if range.first < from {
+                // It shares its block with a frozen batch, so it stays.
+                self.insert(db, lane, range.first, Some(from - 1), None)?;
+            }
         }
         Ok(dropped)
+    }
+
+    /// The ranges that have items in `first..end`.
+    fn within(&self, lane: Lane, first: u64, end: u64) -> impl Iterator<Item = &Range> {
+        let has =
+            move |range: &&Range| range.lane == lane && range.first.max(first) < self.end(range).min(end);
+        self.ranges.iter().filter(has)
     }
 
     fn growing(&self, lane: Lane) -> Option<&Range> {

@@ -2,7 +2,7 @@
 
 use super::Lane;
 
-/// The oldest block of a lane, as retention sees it.
+/// The oldest block of a lane that holds nothing of a frozen batch, as retention sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Oldest {
     pub lane: Lane,
@@ -10,48 +10,41 @@ pub struct Oldest {
     pub time_max: f64,
     /// Everything in it is delivered, or was never to be delivered.
     pub settled: bool,
-    /// A frozen batch reaches into it: it must stay whole.
-    pub frozen: bool,
 }
 
 /// The lane that gives up its oldest block: settled ones first, the oldest of them; then undelivered
 /// ones, the least urgent lane first. `None` when nothing may go.
 pub fn victim(oldest: &[Oldest]) -> Option<Lane> {
-    let settled = oldest.iter().filter(|block| block.settled && !block.frozen);
+    let settled = oldest.iter().filter(|block| block.settled);
     if let Some(block) = settled.min_by(|a, b| a.time_max.total_cmp(&b.time_max)) {
         return Some(block.lane);
     }
-    oldest.iter().filter(|block| !block.frozen).max_by_key(|block| block.lane).map(|block| block.lane)
+    oldest.iter().max_by_key(|block| block.lane).map(|block| block.lane)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn block(lane: Lane, time_max: f64, settled: bool, frozen: bool) -> Oldest {
-        Oldest { lane, time_max, settled, frozen }
+    fn block(lane: Lane, time_max: f64, settled: bool) -> Oldest {
+        Oldest { lane, time_max, settled }
     }
 
     #[test]
     fn delivered_history_goes_before_anything_undelivered() {
-        let blocks = [block(Lane::Logs, 1.0, false, false), block(Lane::Critical, 9.0, true, false)];
+        let blocks = [block(Lane::Logs, 1.0, false), block(Lane::Critical, 9.0, true)];
         assert_eq!(victim(&blocks), Some(Lane::Critical));
     }
 
     #[test]
     fn the_oldest_history_goes_first() {
-        let blocks = [block(Lane::Telemetry, 5.0, true, false), block(Lane::Local, 4.0, true, false)];
+        let blocks = [block(Lane::Telemetry, 5.0, true), block(Lane::Local, 4.0, true)];
         assert_eq!(victim(&blocks), Some(Lane::Local));
     }
 
     #[test]
     fn of_undelivered_lanes_the_least_urgent_gives() {
-        let blocks = [block(Lane::Critical, 1.0, false, false), block(Lane::Telemetry, 9.0, false, false)];
+        let blocks = [block(Lane::Critical, 1.0, false), block(Lane::Telemetry, 9.0, false)];
         assert_eq!(victim(&blocks), Some(Lane::Telemetry));
-    }
-
-    #[test]
-    fn a_frozen_batch_is_never_hollowed_out() {
-        assert_eq!(victim(&[block(Lane::Telemetry, 1.0, false, true)]), None);
     }
 }

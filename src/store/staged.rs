@@ -21,6 +21,31 @@ pub(super) struct LaneText {
     pub time_max: f64,
 }
 
+impl LaneText {
+    /// The lines, cut where one ends into pieces of at most `bytes_max` bytes, a longer line alone;
+    /// with the number of lines in each.
+    pub fn pieces(&self, bytes_max: usize) -> impl Iterator<Item = (&[u8], u32)> {
+        let mut rest = self.lines.as_slice();
+        let mut rest_count = self.count;
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            if rest.len() <= bytes_max {
+                return Some((std::mem::take(&mut rest), rest_count));
+            }
+            let is_break = |byte: &u8| *byte == b'\n';
+            let last = rest[..bytes_max].iter().rposition(is_break);
+            let end = last.or_else(|| rest.iter().position(is_break)).map_or(rest.len(), |at| at + 1);
+            let (piece, behind) = rest.split_at(end);
+            let lines = piece.iter().filter(|byte| is_break(byte)).count();
+            let count = u32::try_from(lines).expect("no more than there are items");
+            (rest, rest_count) = (behind, rest_count - count);
+            Some((piece, count))
+        })
+    }
+}
+
 impl Staged {
     /// Adds an item. `write` appends its JSON text, which holds no line break; `timestamp` is the
     /// item's own.
@@ -82,6 +107,30 @@ impl Staged {
         for (receipt, committed) in self.receipts {
             // A source that stopped listening has nothing to acknowledge any more.
             receipt.send(committed).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_hold_every_line_once_and_whole() {
+        let mut staged = Staged::default();
+        for length in [3, 0, 9, 1, 4, 4, 30, 2] {
+            staged.push(Lane::Logs, 1.0, |out| out.resize(out.len() + length, b'x'));
+        }
+        let text = &staged.lanes[Lane::Logs.index()];
+        for bytes_max in 1..80 {
+            let pieces: Vec<_> = text.pieces(bytes_max).collect();
+            let whole: Vec<u8> = pieces.iter().flat_map(|(lines, _)| lines.iter().copied()).collect();
+            assert_eq!(whole, text.lines, "{bytes_max}");
+            assert_eq!(pieces.iter().map(|(_, count)| count).sum::<u32>(), 8);
+            for (lines, count) in pieces {
+                assert!(lines.ends_with(b"\n") && (lines.len() <= bytes_max || count == 1));
+                assert_eq!(lines.split(|byte| *byte == b'\n').count() - 1, count as usize);
+            }
         }
     }
 }

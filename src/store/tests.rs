@@ -218,6 +218,50 @@ async fn retention_keeps_the_size_and_counts_what_it_drops() {
 }
 
 #[tokio::test]
+async fn a_frozen_batch_stays_whole_and_does_not_keep_retention_from_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let size_bytes_max = 512 * 1024;
+    let opened = Opened::with_size(dir.path(), size_bytes_max);
+    let mut random = fastrand::Rng::with_seed(2);
+    let mut noise = |_| (0..1000).map(|_| random.alphanumeric()).collect::<String>();
+    opened.append(Lane::Telemetry, (0..50).map(&mut noise)).await;
+    // The endpoint is down: the oldest batch is frozen and waits, and more comes in.
+    let frozen = opened.next().await.unwrap();
+    for _ in 0..40 {
+        opened.append(Lane::Telemetry, (0..50).map(&mut noise)).await;
+    }
+    opened.store.ping().await.unwrap();
+    let counters = opened.store.counters().clone();
+    assert!(counters.store_bytes.load(Relaxed) <= size_bytes_max);
+    let dropped = counters.dropped[Lane::Telemetry.index()].load(Relaxed);
+    assert_eq!(counters.pending().total() + dropped, 41 * 50);
+    assert_eq!(opened.next().await.unwrap(), frozen);
+
+    let mut items = 0;
+    while let Some(batch) = opened.next().await {
+        items += text(&batch).split(',').count() as u64;
+        opened.store.settle(batch.key, Outcome::Delivered).await.unwrap();
+    }
+    assert_eq!(items + dropped, 41 * 50);
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn an_outcome_that_comes_twice_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Opened::at(dir.path());
+    opened.append(Lane::Telemetry, items(0..1)).await;
+    let key = opened.next().await.unwrap().key;
+    for _ in 0..2 {
+        let outcome = Outcome::DeadLetter { reason: "400".to_owned() };
+        opened.store.settle(key, outcome).await.unwrap();
+    }
+    assert_eq!(opened.next().await, None);
+    assert_eq!(opened.store.counters().dead_letters.load(Relaxed), 1);
+    opened.close().await;
+}
+
+#[tokio::test]
 async fn sequence_numbers_are_not_reused_when_a_lane_was_emptied() {
     let dir = tempfile::tempdir().unwrap();
     let opened = Opened::with_size(dir.path(), 1);
@@ -230,6 +274,25 @@ async fn sequence_numbers_are_not_reused_when_a_lane_was_emptied() {
     reopened.append(Lane::Telemetry, items(0..1)).await;
     assert_eq!(reopened.next().await.unwrap().key.first, 11);
     reopened.close().await;
+}
+
+#[tokio::test]
+async fn a_commit_larger_than_a_block_is_read_back_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Opened::at(dir.path());
+    let count: u32 = 6_000;
+    // 6 MB in one commit: as much as 64 batches of a request or one message can bring.
+    opened.append(Lane::Telemetry, (0..count).map(|number| format!("{number:01000}"))).await;
+    let mut next = 0;
+    while let Some(batch) = opened.store.next_batch(Want { items_max: 700, ..WANT }).await.unwrap() {
+        for item in text(&batch).split(',') {
+            assert_eq!(item.parse(), Ok(next));
+            next += 1;
+        }
+        opened.store.settle(batch.key, Outcome::Delivered).await.unwrap();
+    }
+    assert_eq!(next, count);
+    opened.close().await;
 }
 
 #[test]

@@ -203,10 +203,12 @@ impl Worker {
             return Ok(());
         }
         self.begin()?;
-        let first = self.queue.next_sequence(lane);
-        let bytes = block::insert(&self.db, &mut self.codec, lane, first, text)?;
-        self.queue.appended(lane, text.count, clock::since_boot());
-        self.counters.commit_bytes.fetch_add(bytes, Relaxed);
+        for piece in text.pieces(block::PIECE_BYTES_MAX) {
+            let first = self.queue.next_sequence(lane);
+            let bytes = block::insert(&self.db, &mut self.codec, lane, first, text, piece)?;
+            self.queue.appended(lane, piece.1, clock::since_boot());
+            self.counters.commit_bytes.fetch_add(bytes, Relaxed);
+        }
         Ok(())
     }
 
@@ -216,8 +218,11 @@ impl Worker {
             Outcome::Delivered => self.queue.remove(&self.db, key)?,
             Outcome::Split => self.queue.split(&self.db, key)?,
             Outcome::DeadLetter { reason } => {
-                self.set_aside(key, reason)?;
-                self.queue.remove(&self.db, key)?
+                let known = self.queue.remove(&self.db, key)?;
+                if known {
+                    self.set_aside(key, reason)?;
+                }
+                known
             }
         };
         if !known {
@@ -400,7 +405,7 @@ impl Worker {
                 break;
             }
             let Some((lane, first, end)) = self.oldest_to_drop()? else { break };
-            let dropped = self.queue.drop_below(&self.db, lane, end)?;
+            let dropped = self.queue.give_up(&self.db, lane, first, end)?;
             if lane != Lane::Local {
                 self.counters.dropped[lane.index()].fetch_add(dropped, Relaxed);
             }
@@ -423,20 +428,30 @@ impl Worker {
         let mut oldest = Vec::with_capacity(Lane::ALL.len());
         let mut ranges = [(0, 0); 5];
         for lane in Lane::ALL {
-            let Some((first, count, time_max)) = block::oldest(&self.db, lane)? else { continue };
-            let end = first + count;
+            let Some((first, end, time_max)) = self.oldest_free(lane)? else { continue };
             ranges[lane.index()] = (first, end);
-            oldest.push(Oldest {
-                lane,
-                time_max,
-                settled: self.queue.lowest(lane).is_none_or(|lowest| lowest >= end),
-                frozen: self.queue.is_frozen_below(lane, end),
-            });
+            oldest.push(Oldest { lane, time_max, settled: !self.queue.is_pending(lane, first, end) });
         }
         Ok(retention::victim(&oldest).map(|lane| {
             let (first, end) = ranges[lane.index()];
             (lane, first, end)
         }))
+    }
+
+    /// The oldest block of `lane` that holds nothing of a frozen batch, which must stay whole: its
+    /// first number, the one behind its last, and the time of its newest item. Without delivery the
+    /// frozen ones are the oldest of all, and what comes behind them must still make room.
+    fn oldest_free(&self, lane: Lane) -> Result<Option<(u64, u64, f64)>, Error> {
+        let mut from = 0;
+        while let Some((first, count, time_max)) = block::oldest(&self.db, lane, from)? {
+            let end = first + count;
+            match self.queue.frozen_until(lane, first, end) {
+                None => return Ok(Some((first, end, time_max))),
+                // A block that begins within the batch holds some of it.
+                Some(frozen_end) => from = end.max(frozen_end),
+            }
+        }
+        Ok(None)
     }
 
     /// So that a lane whose last block goes does not give out its numbers again.

@@ -76,6 +76,7 @@ struct Session<'s> {
     /// Messages that are not acknowledged yet.
     unacknowledged: usize,
     connected: bool,
+    is_leaving: bool,
 }
 
 /// Connects and receives until told to stop. `failures` is set to 0 once connected.
@@ -99,6 +100,7 @@ pub async fn run(
         ready: VecDeque::new(),
         unacknowledged: 0,
         connected: false,
+        is_leaving: false,
     };
     let mut stop = pin!(intake.stop.cancelled());
     loop {
@@ -112,7 +114,7 @@ pub async fn run(
                     () = &mut stop => break None,
                     event = &mut poll, if !session.batch.is_full() => break Some(event),
                     committed = receipt(&mut session.in_flight) => session.acknowledge(committed)?,
-                    permit = intake.batches.reserve(), if !session.batch.is_empty() => {
+                    permit = intake.batches.reserve(), if session.has_something() => {
                         session.hand_over(permit.map_err(|_| Error::Fatal(super::Error::Closed))?);
                     }
                 }
@@ -174,7 +176,7 @@ impl Session<'_> {
     }
 
     fn take_in(&mut self, publish: &Publish) {
-        let stored = publish.qos == QoS::ExactlyOnce && self.resumed.stored_qos2.contains(&publish.pkid);
+        let stored = publish.qos == QoS::ExactlyOnce && !self.is_new(publish);
         if !stored {
             self.read(publish);
         }
@@ -182,6 +184,22 @@ impl Session<'_> {
             self.unacknowledged += 1;
             self.acks.push(ack);
         }
+    }
+
+    /// Whether a QoS 2 message is not stored yet. Its identifier may be known from an earlier one whose
+    /// release went unseen, as it came just before the connection broke; but what is sent for the first
+    /// time is not marked as a duplicate (MQTT 5, 3.3.1.1).
+    fn is_new(&mut self, publish: &Publish) -> bool {
+        if !publish.dup {
+            self.resumed.stored_qos2.remove(&publish.pkid);
+        }
+        !self.resumed.stored_qos2.contains(&publish.pkid)
+    }
+
+    /// Messages can be without any reading, such as an empty array or one of a topic that is not
+    /// configured any more; unless they are acknowledged too they fill the window for good.
+    fn has_something(&self) -> bool {
+        !self.batch.is_empty() || !self.acks.is_empty()
     }
 
     /// Reads the payload; what cannot be read is counted, and acknowledged like the rest, or the broker
@@ -224,7 +242,8 @@ impl Session<'_> {
             self.in_flight.push_back(InFlight { acks: std::mem::take(&mut self.acks), receipt });
         }
         // Half the window is used up: acknowledge it while the other half keeps coming.
-        batch.urgent = self.unacknowledged * 2 >= usize::from(self.source.receive_maximum);
+        let half_used = self.unacknowledged * 2 >= usize::from(self.source.receive_maximum);
+        batch.urgent = self.is_leaving || half_used;
         self.intake.count(&batch);
         permit.send(batch);
     }
@@ -267,8 +286,10 @@ impl Session<'_> {
 
     /// Hands over what was read, waits for its commit, acknowledges it and says goodbye.
     async fn farewell(&mut self, event_loop: &mut EventLoop) -> Result<(), Error> {
-        if !self.batch.is_empty() {
+        // Even an empty one, if commits are under way: nothing follows that could share them.
+        if self.has_something() || !self.in_flight.is_empty() {
             let permit = self.intake.batches.reserve().await;
+            self.is_leaving = true;
             self.hand_over(permit.map_err(|_| Error::Fatal(super::Error::Closed))?);
         }
         while !self.in_flight.is_empty() {

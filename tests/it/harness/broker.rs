@@ -43,6 +43,8 @@ pub struct Options<'p> {
     pub max_inflight_messages: u32,
     /// Messages kept for one client, connected or not.
     pub max_queued_messages: u32,
+    /// Log every packet, which a test may wait for, and a test with very many does not want.
+    pub logs_packets: bool,
 }
 
 impl Default for Options<'_> {
@@ -52,6 +54,7 @@ impl Default for Options<'_> {
             persistence: Persistence::AtStop,
             max_inflight_messages: 1000,
             max_queued_messages: 100_000,
+            logs_packets: true,
         }
     }
 }
@@ -155,7 +158,8 @@ impl Broker {
             Persistence::EachChange => "persistence true\nautosave_interval 1\nautosave_on_changes true\n",
         };
         // As root it would become another user, who may not write here.
-        settings += &format!("persistence_location {place}/\nuser root\nlog_dest stderr\nlog_type all\n");
+        settings += &format!("persistence_location {place}/\nuser root\nlog_dest stderr\n");
+        settings += if options.logs_packets { "log_type all\n" } else { LOG_WITHOUT_PACKETS };
         let Options { max_inflight_messages, max_queued_messages, .. } = options;
         settings += &format!("max_inflight_messages {max_inflight_messages}\n");
         settings += &format!("max_queued_messages {max_queued_messages}\n");
@@ -203,5 +207,7 @@ fn write_password(file: &std::path::Path, password: &str) {
     assert!(status.unwrap_or_else(|error| panic!("mosquitto_passwd: {error}; {INSTALL}")).success());
 }
 
+const LOG_WITHOUT_PACKETS: &str =
+    "log_type error\nlog_type warning\nlog_type notice\nlog_type information\nlog_type subscribe\n";
 const INSTALL: &str = "apt-get install mosquitto";
 const PORT_ATTEMPTS_MAX: usize = 5;

@@ -82,34 +82,50 @@ impl Endpoint {
         let identity = pki.server(usage);
         let client_ca = wants_client.then_some(pki.authority.pem.as_str());
         let tls = server_config(&identity.certificate_pem, &identity.key_pem, client_ca).unwrap();
-        Self::serve(behaviour, Some(tls)).await
+        Self::serve(behaviour, Some(tls), None).await
+    }
+
+    /// With TLS, and `told` of every request.
+    pub async fn start_watched(pki: &Pki, told: receiver::Listener) -> Self {
+        let identity = pki.server(Usage::Server);
+        let tls = server_config(&identity.certificate_pem, &identity.key_pem, None).unwrap();
+        Self::serve(Behaviour::default(), Some(tls), Some(told)).await
     }
 
     /// Without TLS.
     pub async fn start_plain(behaviour: Behaviour) -> Self {
-        Self::serve(behaviour, None).await
+        Self::serve(behaviour, None, None).await
     }
 
     /// At a given port, where a device may have looked for it in vain.
     pub async fn start_at(port: u16, pki: &Pki, behaviour: Behaviour) -> Self {
         let identity = pki.server(Usage::Server);
         let tls = server_config(&identity.certificate_pem, &identity.key_pem, None).unwrap();
-        Self::serve_at(port, behaviour, Some(tls)).await
+        Self::serve_at(port, behaviour, Some(tls), None).await
     }
 
-    async fn serve(behaviour: Behaviour, tls: Option<Arc<ServerConfig>>) -> Self {
-        Self::serve_at(0, behaviour, tls).await
+    async fn serve(
+        behaviour: Behaviour,
+        tls: Option<Arc<ServerConfig>>,
+        listener: Option<receiver::Listener>,
+    ) -> Self {
+        Self::serve_at(0, behaviour, tls, listener).await
     }
 
-    async fn serve_at(port: u16, behaviour: Behaviour, tls: Option<Arc<ServerConfig>>) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    async fn serve_at(
+        port: u16,
+        behaviour: Behaviour,
+        tls: Option<Arc<ServerConfig>>,
+        listener: Option<receiver::Listener>,
+    ) -> Self {
+        let socket = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let url = format!("{scheme}://{}/v1/ingest", listener.local_addr().unwrap());
-        let receiver = Receiver::new(behaviour, None);
+        let url = format!("{scheme}://{}/v1/ingest", socket.local_addr().unwrap());
+        let receiver = Receiver::new(behaviour, listener);
         let shared = Arc::clone(&receiver);
         let mut server = JoinSet::new();
         server.spawn(async move {
-            receiver::serve(listener, tls, shared, CancellationToken::new()).await.unwrap();
+            receiver::serve(socket, tls, shared, CancellationToken::new()).await.unwrap();
         });
         Self { receiver, url, server }
     }

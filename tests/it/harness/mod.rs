@@ -1,6 +1,7 @@
 //! What the subjects share. Nothing here sleeps: it waits for events, with a bound.
 
 pub mod broker;
+pub mod census;
 pub mod cloud;
 pub mod daemon;
 pub mod endpoint;

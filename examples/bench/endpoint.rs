@@ -1,0 +1,87 @@
+//! The endpoint of a measurement: HTTPS on a port of its own, switched on and off, in a thread of
+//! this process.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::children::free_port;
+use super::server::behaviour::Behaviour;
+use super::server::{Receiver, certificates, serve};
+
+/// Down until it is switched on.
+pub struct Endpoint {
+    pub url: String,
+    pub ca_file: PathBuf,
+    port: u16,
+    tls: Arc<ServerConfig>,
+}
+
+/// An endpoint that takes everything; down again when dropped.
+pub struct Up {
+    receiver: Arc<Receiver>,
+    stop: CancellationToken,
+    thread: Option<std::thread::JoinHandle<std::io::Result<()>>>,
+}
+
+impl Endpoint {
+    pub fn new(folder: &Path) -> Result<Self> {
+        certificates::provide(folder).map_err(|error| anyhow!(error)).context("cannot make certificates")?;
+        let read = |name: &str| std::fs::read_to_string(folder.join(name));
+        let tls = certificates::server_config(&read("server.pem")?, &read("server.key")?, None)
+            .map_err(|error| anyhow!(error))?;
+        let port = free_port()?;
+        Ok(Self {
+            url: format!("https://127.0.0.1:{port}/v1/ingest"),
+            ca_file: folder.join("ca.pem"),
+            port,
+            tls,
+        })
+    }
+
+    pub fn switch_on(&self) -> Result<Up> {
+        let receiver = Receiver::new(Behaviour::default(), None);
+        let stop = CancellationToken::new();
+        let (port, tls, shared, stopped) = (self.port, self.tls.clone(), receiver.clone(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+                serve(listener, Some(tls), shared, stopped).await
+            })
+        });
+        Ok(Up { receiver, stop, thread: Some(thread) })
+    }
+}
+
+impl Up {
+    /// Waits until so many items have come, and calls `sample` every 100 ms.
+    pub fn wait(&self, items: u64, limit: Duration, mut sample: impl FnMut()) -> Result<()> {
+        let end = Instant::now() + limit;
+        loop {
+            let totals = *self.receiver.totals().borrow();
+            if totals.items >= items {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                bail!("{} of {items} items were delivered after {limit:?}", totals.items);
+            }
+            sample();
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        // What it failed with was seen as missing items.
+        self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}

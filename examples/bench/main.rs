@@ -1,0 +1,114 @@
+//! Measures the release binary end to end: a real mosquitto, a publisher in a process of its own, an
+//! HTTPS endpoint, and the kernel's own counts. `scripts/bench` builds and runs it.
+
+mod agent;
+mod children;
+mod endpoint;
+mod probe;
+mod report;
+mod scenarios;
+#[path = "../receiver/server.rs"]
+#[expect(dead_code, reason = "the receiver can do more than take everything")]
+mod server;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use children::Broker;
+use endpoint::Endpoint;
+use report::Report;
+use scenarios::{Bench, Size};
+
+/// Measures the agent and prints a table; exits with 1 when --check is given and an aim is missed.
+#[derive(Parser)]
+struct Arguments {
+    /// The binary to measure.
+    #[arg(long, default_value = "target/release/pyv-edge-agent")]
+    agent: PathBuf,
+    /// Where the stores lie while they are measured; not a tmpfs, which writes nothing.
+    #[arg(long, default_value = "target")]
+    dir: PathBuf,
+    /// Less than a minute, with coarser figures.
+    #[arg(long)]
+    quick: bool,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Fail when an aim is missed.
+    #[arg(long)]
+    check: bool,
+    /// Only these: binary, start, outage, online, steady, instructions.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Count instructions too, under valgrind: some minutes.
+    #[arg(long)]
+    instructions: bool,
+    /// Leave the stores, logs and callgrind profiles where they are.
+    #[arg(long)]
+    keep: bool,
+}
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let agent = arguments.agent.canonicalize().with_context(|| {
+        format!("no agent at {}; build it: cargo build --release", arguments.agent.display())
+    })?;
+    let dir =
+        arguments.dir.canonicalize().with_context(|| format!("no folder {}", arguments.dir.display()))?;
+    let mut folder = tempfile::Builder::new().prefix("bench-").tempdir_in(dir)?;
+    folder.disable_cleanup(arguments.keep);
+    let file_system = probe::file_system(folder.path());
+    if file_system == "tmpfs" {
+        eprintln!("{} is a tmpfs: written bytes will be 0; give --dir", folder.path().display());
+    }
+    let mut report = Report {
+        machine: probe::machine(),
+        file_system,
+        date: OffsetDateTime::now_utc().replace_nanosecond(0)?.format(&Rfc3339)?,
+        version: env!("CARGO_PKG_VERSION"),
+        figures: Vec::new(),
+    };
+    let bench = Bench {
+        agent,
+        broker: Broker::start(folder.path())?,
+        endpoint: Endpoint::new(&folder.path().join("tls"))?,
+        folder: folder.path().to_owned(),
+        size: if arguments.quick { Size::QUICK } else { Size::FULL },
+    };
+    run(&bench, &arguments, &mut report)?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{}", report.table());
+    }
+    Ok(ExitCode::from(u8::from(arguments.check && !report.is_met())))
+}
+
+fn run(bench: &Bench, arguments: &Arguments, report: &mut Report) -> Result<()> {
+    let wants = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
+    if wants("binary") {
+        bench.binary(report)?;
+    }
+    if wants("start") {
+        bench.start(report)?;
+    }
+    if wants("outage") {
+        bench.outage(report)?;
+    }
+    if wants("online") {
+        bench.online(report)?;
+    }
+    if wants("steady") {
+        bench.steady(report, false)?;
+        bench.steady(report, true)?;
+    }
+    if arguments.instructions || arguments.only.iter().any(|only| only == "instructions") {
+        bench.instructions(report)?;
+    }
+    Ok(())
+}
