@@ -16,7 +16,7 @@ async fn a_program_that_prints_json_lines_is_a_source_and_dies_with_the_daemon()
         echo "noise" >&2
         echo 21.5
         echo 'not a reading'
-        exec sleep 1000"#;
+        exec sleep 60"#;
     let home = Home::new(&format!("{}{}{EAGER_STORE}", exec("meter", script), cloud.section()));
     let daemon = home.start().await;
     let items = cloud.until_items(2).await;

@@ -296,28 +296,32 @@ impl Session<'_> {
             let committed = receipt(&mut self.in_flight).await;
             self.acknowledge(committed)?;
         }
-        while !self.ready.is_empty() && event_loop.poll().await.is_ok() {
-            self.send_ready();
-        }
-        // A broker answers in order: once it confirms a subscription that it has already, it has read
-        // the acknowledgements before it. Closing while it still sends would reset the connection, and
-        // then it loses what it has not read: mosquitto 2.0.11 lost 22 of 36, and sent those again.
-        if self.connected {
-            self.subscribe()?;
-            loop {
-                match event_loop.poll().await {
-                    Ok(Event::Incoming(Packet::SubAck(_))) => break,
-                    // A message is not taken in any more; the broker keeps it.
-                    Ok(_) => {}
-                    // It sends again what it did not learn of.
-                    Err(_) => return Ok(()),
-                }
-            }
-        }
-        if self.client.disconnect().await.is_ok() {
+        let has_read = !self.connected || self.has_read_all(event_loop).await;
+        if has_read && self.client.disconnect().await.is_ok() {
             while event_loop.poll().await.is_ok() {}
         }
         Ok(())
+    }
+
+    /// Sends every acknowledgement, and waits until the broker has read them; false when the connection
+    /// ends before.
+    ///
+    /// To close while the broker still sends resets the connection, and a broker then loses what it has
+    /// not read yet: mosquitto 2.0.11 lost 22 of 36 acknowledgements, and sent their messages again. It
+    /// works off packets in order, so its answer to a subscription that it has already says enough.
+    async fn has_read_all(&mut self, event_loop: &mut EventLoop) -> bool {
+        let mut asked = false;
+        loop {
+            self.send_ready();
+            // A full queue has room after some polls.
+            asked = asked || (self.ready.is_empty() && self.subscribe().is_ok());
+            match event_loop.poll().await {
+                Ok(Event::Incoming(Packet::SubAck(_))) if asked => return true,
+                // A message is not taken in any more; the broker keeps it.
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
     }
 }
 

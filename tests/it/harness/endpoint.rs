@@ -69,7 +69,7 @@ impl Pki {
 pub struct Endpoint {
     pub receiver: Arc<Receiver>,
     pub url: String,
-    _server: JoinSet<()>,
+    server: JoinSet<()>,
 }
 
 impl Endpoint {
@@ -127,7 +127,7 @@ impl Endpoint {
         server.spawn(async move {
             receiver::serve(socket, tls, shared, CancellationToken::new()).await.unwrap();
         });
-        Self { receiver, url, _server: server }
+        Self { receiver, url, server }
     }
 
     /// Waits until the totals are as `are` says.
@@ -151,5 +151,15 @@ impl Endpoint {
     /// The `value` of each of [`Self::items`].
     pub fn values(&self) -> Vec<u64> {
         self.items().iter().map(|item| item["value"].as_u64().unwrap()).collect()
+    }
+
+    /// The `value` of each of [`Self::items`] that has one.
+    pub fn values_as_floats(&self) -> Vec<f64> {
+        self.items().iter().filter_map(|item| item["value"].as_f64()).collect()
+    }
+
+    /// Stops listening and drops its connections; done when this returns.
+    pub async fn stop(mut self) {
+        self.server.shutdown().await;
     }
 }
