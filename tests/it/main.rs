@@ -7,6 +7,8 @@ mod harness;
 mod health;
 mod kill;
 mod mqtt;
+mod mqtt_window;
+mod order;
 mod rules_oracle;
 mod socket_activation;
 mod store_model;
