@@ -8,6 +8,7 @@ pub mod log;
 pub mod model_queue;
 pub mod process;
 pub mod publisher;
+pub mod trace;
 
 use std::path::Path;
 use std::time::Duration;
