@@ -62,7 +62,7 @@ impl Receiver {
         self.lock().behaviour = behaviour;
     }
 
-    /// Changes with every request.
+    /// Changes with every connection and every request.
     pub fn totals(&self) -> watch::Receiver<Totals> {
         self.totals.subscribe()
     }
@@ -70,6 +70,12 @@ impl Receiver {
     /// The latest requests, oldest first.
     pub fn arrivals(&self) -> Vec<Arrival> {
         self.lock().ledger.latest.iter().cloned().collect()
+    }
+
+    fn note_connection(&self) {
+        let mut state = self.lock();
+        state.ledger.totals.connections += 1;
+        self.totals.send_replace(state.ledger.totals);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -130,7 +136,7 @@ pub async fn serve(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => {
                 let (stream, _) = accepted?;
-                receiver.lock().ledger.totals.connections += 1;
+                receiver.note_connection();
                 connections.spawn(connection(stream, acceptor.clone(), Arc::clone(&receiver)));
             }
         }

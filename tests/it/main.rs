@@ -2,14 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report, in its helpers too")]
 
+mod cli;
 mod config;
+mod delivery;
 mod harness;
 mod health;
+mod http_ingest;
 mod kill;
+mod life;
 mod mqtt;
 mod mqtt_window;
+mod once;
 mod order;
+mod reload;
 mod rules_oracle;
 mod socket_activation;
+mod sources;
+mod stages;
 mod store_model;
 mod upload;

@@ -157,6 +157,9 @@ def answer(request):
         pass
     try:
         return {"value": tagged(eval(code, dict(PLAIN, ctx=ctx)))}
+    except KeyError as error:
+        # Slices are hashable since Python 3.12, so that a dict is asked for them.
+        return {"error": "TypeError" if isinstance(error.args[0], slice) else "KeyError"}
     except Exception as error:
         return {"error": type(error).__name__}
 

@@ -4,6 +4,7 @@
 //! For a client that only receives, that half is empty: what the broker sends again is told apart by
 //! the caller.
 
+use super::session::OUTGOING_MAX;
 use rumqttc::{PersistedAckMode, PersistedSession, SessionStore, SessionStoreError, SessionStoreKey};
 
 type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<T, SessionStoreError>> + Send + 'a>>;
@@ -24,7 +25,8 @@ impl SessionStore for EmptySession {
             client_id: key.client_id().to_owned(),
             clean_start: false,
             session_expiry_interval: Some(self.session_expiry_seconds),
-            outgoing_inflight_upper_limit: None,
+            // What the options say, or the client refuses the session.
+            outgoing_inflight_upper_limit: Some(OUTGOING_MAX),
             ack_mode: PersistedAckMode::Manual,
             last_pkid: 0,
             last_puback: 0,

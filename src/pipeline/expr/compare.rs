@@ -37,18 +37,18 @@ pub(super) fn holds(
 
 /// `left == right`.
 pub(super) fn equal(left: &Value<'_>, right: &Value<'_>, budget: &mut Budget) -> Result<bool, EvalError> {
+    if let (Value::Str(left), Value::Str(right)) = (left, right) {
+        if left.len() != right.len() {
+            return Ok(false);
+        }
+        budget.charge_text(left.len())?;
+        return Ok(**left == **right);
+    }
     if let (Some(left), Some(right)) = (left.number(), right.number()) {
         return Ok(compare_numbers(left, right) == Some(Ordering::Equal));
     }
     match (left, right) {
         (Value::None, Value::None) => Ok(true),
-        (Value::Str(left), Value::Str(right)) => {
-            if left.len() != right.len() {
-                return Ok(false);
-            }
-            budget.charge_text(left.len())?;
-            Ok(**left == **right)
-        }
         (Value::List(left), Value::List(right)) | (Value::Tuple(left), Value::Tuple(right)) => {
             if left.len() != right.len() {
                 return Ok(false);

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::error::{ErrorClass, EvalError};
-use super::tree::{Builtin, Constant, Field, Node, NodeId, Span, Tree};
+use super::tree::{Builtin, Comparison, Constant, Field, Node, NodeId, Span, Tree};
 use super::value::{Budget, Dict, Text, Value};
 use super::{Context, arithmetic, builtin, compare, sequence};
 
@@ -11,10 +11,18 @@ use super::{Context, arithmetic, builtin, compare, sequence};
 /// Python's exception with the column it arose at.
 pub(super) fn evaluate<'v, 'c: 'v>(tree: &'v Tree, ctx: &Context<'c>) -> Result<Value<'v>, EvalError> {
     let mut evaluator = Evaluator { tree, ctx, budget: Budget::new(), failed_at: None };
-    evaluator.node(tree.root).map_err(|error| {
-        let failed_at = evaluator.failed_at.unwrap_or(tree.root);
-        EvalError { column: tree.columns[usize::from(failed_at)], ..error }
-    })
+    let result = evaluator.node(tree.root);
+    result.map_err(|error| evaluator.located(error))
+}
+
+/// The truth of what [`evaluate`] gives, without making the value where it need not be made.
+///
+/// # Errors
+/// The same.
+pub(super) fn is_true(tree: &Tree, ctx: &Context<'_>) -> Result<bool, EvalError> {
+    let mut evaluator = Evaluator { tree, ctx, budget: Budget::new(), failed_at: None };
+    let result = evaluator.truth(tree.root);
+    result.map_err(|error| evaluator.located(error))
 }
 
 struct Evaluator<'v, 'x, 'c> {
@@ -28,8 +36,105 @@ struct Evaluator<'v, 'x, 'c> {
 type Evaluated<'v, T = Value<'v>> = Result<T, EvalError>;
 
 impl<'v, 'c: 'v> Evaluator<'v, '_, 'c> {
-    /// The recursion is bounded by the depth of the tree.
+    fn located(&self, error: EvalError) -> EvalError {
+        let failed_at = self.failed_at.unwrap_or(self.tree.root);
+        EvalError { column: self.tree.columns[usize::from(failed_at)], ..error }
+    }
+
+    /// The truth of a node. What most conditions are made of never becomes a value.
+    fn truth(&mut self, id: NodeId) -> Evaluated<'v, bool> {
+        let tree = self.tree;
+        match tree.node(id) {
+            Node::And(items) => {
+                for item in tree.children(items) {
+                    if !self.truth(*item)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            Node::Or(items) => {
+                for item in tree.children(items) {
+                    if self.truth(*item)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            Node::Not(operand) => Ok(!self.truth(operand)?),
+            Node::Compare(first, links) => match tree.links(links) {
+                [(operator, operand)] => match self.plain_comparison(*operator, first, *operand) {
+                    Some(truth) => Ok(truth),
+                    None => Ok(self.branch(id)?.is_true()),
+                },
+                _ => Ok(self.branch(id)?.is_true()),
+            },
+            _ => Ok(self.node(id)?.is_true()),
+        }
+    }
+
+    /// Compares leaves that are both floats, or as good as, or both strings; `None` for all others.
+    fn plain_comparison(&self, operator: Comparison, left: NodeId, right: NodeId) -> Option<bool> {
+        if let Some(left) = self.plain_float(left) {
+            let right = self.plain_float(right)?;
+            return Some(match operator {
+                Comparison::Less => left < right,
+                Comparison::LessEqual => left <= right,
+                Comparison::Greater => left > right,
+                Comparison::GreaterEqual => left >= right,
+                Comparison::Equal => left == right,
+                Comparison::NotEqual => left != right,
+                Comparison::In | Comparison::NotIn | Comparison::Is | Comparison::IsNot => return None,
+            });
+        }
+        let (left, right) = (self.plain_text(left)?, self.plain_text(right)?);
+        match operator {
+            Comparison::Equal => Some(left == right),
+            Comparison::NotEqual => Some(left != right),
+            _ => None,
+        }
+    }
+
+    fn plain_float(&self, id: NodeId) -> Option<f64> {
+        match self.tree.node(id) {
+            Node::Field(Field::Value) => Some(self.ctx.reading.value),
+            Node::Field(Field::Timestamp) => Some(self.ctx.reading.timestamp),
+            Node::Constant(index) => match self.tree.constants[usize::from(index)] {
+                Constant::Float(float) => Some(float),
+                // So small an integer compares the same as a float.
+                Constant::Int(integer) => i32::try_from(integer).ok().map(f64::from),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn plain_text(&self, id: NodeId) -> Option<&str> {
+        match self.tree.node(id) {
+            Node::Field(Field::SensorName) => Some(self.ctx.reading.sensor_name),
+            Node::Field(Field::Unit) => Some(self.ctx.reading.unit),
+            Node::Constant(index) => match &self.tree.constants[usize::from(index)] {
+                Constant::Str(text) => Some(text),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Leaves are answered on the spot: most operands are, and nothing can go wrong with them.
+    #[inline(always)]
     fn node(&mut self, id: NodeId) -> Evaluated<'v> {
+        match self.tree.node(id) {
+            Node::Constant(index) => Ok(constant(&self.tree.constants[usize::from(index)])),
+            Node::Field(Field::Value) => Ok(Value::Float(self.ctx.reading.value)),
+            Node::Field(Field::Unit) => Ok(Value::borrowed(self.ctx.reading.unit)),
+            _ => self.branch(id),
+        }
+    }
+
+    /// The recursion is bounded by the depth of the tree.
+    #[inline(never)]
+    fn branch(&mut self, id: NodeId) -> Evaluated<'v> {
         let result = self.budget.charge(1).and_then(|()| self.inner(id));
         if result.is_err() && self.failed_at.is_none() {
             self.failed_at = Some(id);
@@ -91,7 +196,14 @@ impl<'v, 'c: 'v> Evaluator<'v, '_, 'c> {
     fn comparison(&mut self, first: NodeId, links: Span) -> Evaluated<'v> {
         let tree = self.tree;
         let mut left = self.node(first)?;
-        for (operator, operand) in tree.links(links) {
+        let links = tree.links(links);
+        for (at, (operator, operand)) in links.iter().enumerate() {
+            // Nobody asks again for the right side of the last link.
+            if at + 1 == links.len()
+                && let Some(found) = self.among_constants(*operator, &left, *operand)?
+            {
+                return Ok(Value::Bool(found));
+            }
             let right = self.node(*operand)?;
             if !compare::holds(*operator, &left, &right, &mut self.budget)? {
                 return Ok(Value::Bool(false));
@@ -99,6 +211,36 @@ impl<'v, 'c: 'v> Evaluator<'v, '_, 'c> {
             left = right;
         }
         Ok(Value::Bool(true))
+    }
+
+    /// `in` and `not in` a display of constants, without building it; `None` for anything else.
+    #[inline]
+    fn among_constants(
+        &mut self,
+        operator: Comparison,
+        item: &Value<'v>,
+        display: NodeId,
+    ) -> Evaluated<'v, Option<bool>> {
+        let tree = self.tree;
+        if !matches!(operator, Comparison::In | Comparison::NotIn) {
+            return Ok(None);
+        }
+        let (Node::Tuple(items) | Node::List(items) | Node::Set(items)) = tree.node(display) else {
+            return Ok(None);
+        };
+        let items = tree.children(items);
+        if items.iter().any(|item| tree.constant(*item).is_none()) {
+            return Ok(None);
+        }
+        if let Node::Set(_) = tree.node(display) {
+            item.require_hashable()?;
+        }
+        for candidate in items.iter().filter_map(|item| tree.constant(*item)) {
+            if compare::equal(&constant(candidate), item, &mut self.budget)? {
+                return Ok(Some(operator == Comparison::In));
+            }
+        }
+        Ok(Some(operator == Comparison::NotIn))
     }
 
     /// The first operand whose truth is `truth`, or the last.

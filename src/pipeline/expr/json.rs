@@ -234,7 +234,9 @@ impl<'a> Reader<'a> {
 
 /// Each key at its first place with its last value, as a dict is filled.
 fn last_of_equal_keys<'a>(entries: Vec<(Value<'a>, Value<'a>)>) -> Vec<(Value<'a>, Value<'a>)> {
-    if entries.len() < 2 {
+    let few = entries.len() <= FEW_KEYS_MAX;
+    let distinct = |at: usize| entries[..at].iter().all(|(key, _)| !same_text(key, &entries[at].0));
+    if few && (0..entries.len()).all(distinct) {
         return entries;
     }
     let mut places: HashMap<Box<str>, usize> = HashMap::with_capacity(entries.len());
@@ -252,8 +254,14 @@ fn last_of_equal_keys<'a>(entries: Vec<(Value<'a>, Value<'a>)>) -> Vec<(Value<'a
     kept
 }
 
+fn same_text(left: &Value<'_>, right: &Value<'_>) -> bool {
+    matches!((left, right), (Value::Str(left), Value::Str(right)) if **left == **right)
+}
+
 fn malformed() -> EvalError {
     EvalError::new(ErrorClass::ValueError, "the metadata is no JSON object")
 }
 
 const DEPTH_MAX: usize = 64;
+/// Up to here comparing each key with each is cheaper than a table.
+const FEW_KEYS_MAX: usize = 12;

@@ -71,13 +71,12 @@ impl<'t> Lexer<'t> {
                 Some(b' ' | b'\t' | b'\x0c') => self.at += 1,
                 Some(b'#') => self.at += rest.find('\n').unwrap_or(rest.len()),
                 Some(b'\\') => match rest.get(1..).and_then(line_break) {
-                    // Python wants something to follow on the next line.
-                    Some(len) if rest.len() > 1 + len => self.at += 1 + len,
-                    _ => return self.refuse("a '\\' may only stand at the end of a line"),
+                    Some(len) if !rest[1 + len..].trim_matches(BLANK).is_empty() => self.at += 1 + len,
+                    _ => return self.refuse("a '\\' may only stand at the end of a line that goes on"),
                 },
                 Some(b'\n' | b'\r') if self.open > 0 => self.at += 1,
                 // Blank lines after the expression are what a multi-line string leaves.
-                Some(b'\n' | b'\r') if rest.trim_matches([' ', '\t', '\x0c', '\n', '\r']).is_empty() => {
+                Some(b'\n' | b'\r') if rest.trim_matches(BLANK).is_empty() => {
                     self.at = self.text.len();
                 }
                 Some(b'\n' | b'\r') => {
@@ -169,6 +168,8 @@ fn advice(rest: &str) -> &'static str {
     }
 }
 
+/// What may surround an expression.
+pub(super) const BLANK: [char; 5] = [' ', '\t', '\x0c', '\n', '\r'];
 /// Longest first. Those the parser has no use for are here so that it can refuse them by name.
 const OPERATORS: [&str; 47] = [
     "...", "**=", "//=", ">>=", "<<=", "**", "//", "<<", ">>", "<=", ">=", "==", "!=", "->", "+=", "-=",

@@ -1,9 +1,19 @@
 //! `condition_expr`: Python's expression language over `ctx`, and nothing else.
 //!
-//! The meaning is CPython's, which a test compares with it expression by expression. Where this
+//! The meaning is CPython's, which a test compares with it expression by expression. Neither
+//! compiling nor evaluating takes unbounded time, memory or stack, whatever the text. Where this
 //! language ends before Python does, it says so: a [`CompileError`] for what is not available, and
-//! the classes `OverflowLimit`, `Limit` and `Unsupported` of an [`EvalError`]. Neither compiling nor
-//! evaluating takes unbounded time, memory or stack, whatever the text.
+//! the classes `OverflowLimit`, `Limit` and `Unsupported` of an [`EvalError`]. These are the
+//! differences:
+//!
+//! - Names are `ctx` with its five fields and nine builtins; the one method is `.get` of a dict.
+//! - `is` takes None, True or False on one side; a set stands to the right of `in` only; `key=`,
+//!   unpacking, comprehensions, `lambda`, `:=`, formatted strings, bytes and complex numbers are
+//!   not available.
+//! - Integers end at 128 bits, strings at 16 KiB, sequences at 4096 items, work at 50000 steps.
+//! - `%` does not format strings; `int()` and `float()` read no digits but ASCII.
+//! - Metadata is strict JSON: no NaN, no Infinity, no lone surrogates.
+//! - `sum` adds floats plainly, as Python does up to 3.11.
 
 mod arithmetic;
 mod builtin;
@@ -60,7 +70,7 @@ impl Expression {
                 format!("the expression has {} bytes; the most is {EXPRESSION_BYTES_MAX}", text.len());
             return Err(CompileError { column: 1, message });
         }
-        let body = text.trim_start_matches([' ', '\t', '\x0c', '\n', '\r']);
+        let body = text.trim_start_matches(lexer::BLANK);
         let skipped = text.len() - body.len();
         // What is skipped is ASCII, so bytes are columns.
         let shift = |error: CompileError| CompileError { column: error.column + skipped, ..error };
@@ -86,7 +96,7 @@ impl Expression {
     /// # Errors
     /// As [`Self::evaluate`].
     pub fn is_true(&self, ctx: &Context<'_>) -> Result<bool, EvalError> {
-        Ok(self.evaluate(ctx)?.is_true())
+        eval::is_true(&self.tree, ctx)
     }
 }
 

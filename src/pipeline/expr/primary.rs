@@ -6,6 +6,8 @@ use super::parser::{Parser, unavailable};
 use super::tree::{Builtin, Constant, Field, Node, NodeId};
 
 type Parsed<T = NodeId> = Result<T, CompileError>;
+/// Those by position, and the one by keyword.
+type Arguments = (Vec<NodeId>, Option<(&'static str, NodeId)>);
 
 impl Parser<'_> {
     /// An atom and the subscripts and `.get` calls behind it.
@@ -167,7 +169,7 @@ impl Parser<'_> {
     }
 
     /// Positional arguments, then at most one by keyword, up to the closing bracket.
-    fn arguments(&mut self) -> Parsed<(Vec<NodeId>, Option<(&'static str, NodeId)>)> {
+    fn arguments(&mut self) -> Parsed<Arguments> {
         let mut arguments = Vec::new();
         let mut keyword = None;
         while !self.accept(")") {

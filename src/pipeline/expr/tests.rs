@@ -121,6 +121,35 @@ fn hostile_nesting_ends_in_a_refusal() {
 }
 
 #[test]
+fn the_deepest_expressions_need_little_stack() {
+    let deepest = |open: &str, inner: &str, close: &str| {
+        let levels = (1..=DEPTH_MAX).rev().find(|levels| {
+            Expression::compile(&(open.repeat(*levels) + inner + &close.repeat(*levels))).is_ok()
+        });
+        let levels = levels.expect("one level compiles");
+        assert!(levels >= DEPTH_MAX / 2 - 1, "{open}: {levels}");
+        open.repeat(levels) + inner + &close.repeat(levels)
+    };
+    let texts = [
+        deepest("(", "1", ")"),
+        deepest("not ", "1", ""),
+        deepest("-", "1", ""),
+        deepest("max((", "1", ", 0))"),
+        format!("{0}{1} == {0}{1}", "[".repeat(DEPTH_MAX - 2), "]".repeat(DEPTH_MAX - 2)),
+        deepest("{1: ", "1", "}"),
+        deepest("1 if 0 else ", "1", ""),
+        deepest("0 or (", "1", " and 1)"),
+    ];
+    let small = std::thread::Builder::new().stack_size(512 * 1024);
+    let thread = small.spawn(move || {
+        for text in texts {
+            assert!(Expression::compile(&text).unwrap().evaluate(&Context::new(reading("{}"))).is_ok());
+        }
+    });
+    thread.unwrap().join().unwrap();
+}
+
+#[test]
 fn any_text_compiles_or_is_refused_within_its_columns() {
     let mut rng = fastrand::Rng::with_seed(5);
     let parts =

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use super::endpoint::Pki;
@@ -175,6 +176,10 @@ impl Broker {
             assert!(log.contains("Address already in use"), "mosquitto did not start:\n{log}");
             return false;
         }
+        // A SIGTERM between that line and its main loop would be lost (mosquitto 2.0.11).
+        let connection = TcpStream::connect(("127.0.0.1", self.publish_port)).await.unwrap();
+        process.says("New connection from").await;
+        drop(connection);
         self.process = Some(process);
         true
     }

@@ -1,7 +1,7 @@
 //! The real daemon: its home with configuration and state, and the process with its notifications,
 //! its log and its health page.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -94,6 +94,21 @@ impl Home {
         daemon
     }
 
+    /// Starts the daemon without a socket for its health page: it binds `health.port` itself, which has
+    /// to be `port`.
+    pub fn spawn_without_socket(&self, port: u16) -> Daemon {
+        let notifications = Notifications::bind(&self.path("notify"));
+        let mut command = self.command();
+        command.arg("--config").arg(self.config_file()).env("NOTIFY_SOCKET", self.path("notify"));
+        let health = (Ipv4Addr::LOCALHOST, port).into();
+        Daemon { process: Process::start(&mut command, BUILD), notifications, health }
+    }
+
+    /// Where the health page is, whether the daemon runs or not.
+    pub fn health_address(&self) -> SocketAddr {
+        self.health.local_addr().unwrap()
+    }
+
     /// Starts the daemon without waiting for anything.
     pub fn spawn(&self) -> Daemon {
         let notifications = Notifications::bind(&self.path("notify"));
@@ -162,9 +177,9 @@ impl Daemon {
         self.process.says(text).await
     }
 
-    /// Waits for a log line that contains `text` behind the first `lines` lines.
-    pub async fn says_after(&self, lines: usize, text: &str) -> String {
-        self.process.says_after(lines, text).await
+    /// Waits for a log line that contains one of `texts` behind the first `lines` lines.
+    pub async fn says_any_after(&self, lines: usize, texts: &[&str]) -> String {
+        self.process.says_any_after(lines, texts).await
     }
 
     /// Everything the service manager was told, in order, one message each.

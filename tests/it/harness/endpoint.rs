@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -68,7 +69,7 @@ impl Pki {
 pub struct Endpoint {
     pub receiver: Arc<Receiver>,
     pub url: String,
-    _server: JoinSet<()>,
+    server: JoinSet<()>,
 }
 
 impl Endpoint {
@@ -96,12 +97,28 @@ impl Endpoint {
         Self::serve(behaviour, None, None).await
     }
 
+    /// At a given port, where a device may have looked for it in vain.
+    pub async fn start_at(port: u16, pki: &Pki, behaviour: Behaviour) -> Self {
+        let identity = pki.server(Usage::Server);
+        let tls = server_config(&identity.certificate_pem, &identity.key_pem, None).unwrap();
+        Self::serve_at(port, behaviour, Some(tls), None).await
+    }
+
     async fn serve(
         behaviour: Behaviour,
         tls: Option<Arc<ServerConfig>>,
         listener: Option<receiver::Listener>,
     ) -> Self {
-        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve_at(0, behaviour, tls, listener).await
+    }
+
+    async fn serve_at(
+        port: u16,
+        behaviour: Behaviour,
+        tls: Option<Arc<ServerConfig>>,
+        listener: Option<receiver::Listener>,
+    ) -> Self {
+        let socket = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}/v1/ingest", socket.local_addr().unwrap());
         let receiver = Receiver::new(behaviour, listener);
@@ -110,7 +127,7 @@ impl Endpoint {
         server.spawn(async move {
             receiver::serve(socket, tls, shared, CancellationToken::new()).await.unwrap();
         });
-        Self { receiver, url, _server: server }
+        Self { receiver, url, server }
     }
 
     /// Waits until the totals are as `are` says.
@@ -119,16 +136,30 @@ impl Endpoint {
         *soon(what, totals.wait_for(are)).await.unwrap()
     }
 
-    /// The `value` of every item in accepted batches that are no duplicates, in order of arrival.
-    pub fn values(&self) -> Vec<u64> {
+    /// Every item in accepted batches that are no duplicates, in order of arrival.
+    pub fn items(&self) -> Vec<Value> {
         let arrivals = self.receiver.arrivals();
         let accepted = arrivals.iter().filter(|arrival| arrival.accepted && !arrival.duplicate);
-        let mut values = Vec::new();
+        let mut items = Vec::new();
         for arrival in accepted {
-            let body: serde_json::Value = serde_json::from_str(&arrival.body).unwrap();
-            values
-                .extend(body["items"].as_array().unwrap().iter().map(|item| item["value"].as_u64().unwrap()));
+            let mut body: Value = serde_json::from_str(&arrival.body).unwrap();
+            items.append(body["items"].as_array_mut().unwrap());
         }
-        values
+        items
+    }
+
+    /// The `value` of each of [`Self::items`].
+    pub fn values(&self) -> Vec<u64> {
+        self.items().iter().map(|item| item["value"].as_u64().unwrap()).collect()
+    }
+
+    /// The `value` of each of [`Self::items`] that has one.
+    pub fn values_as_floats(&self) -> Vec<f64> {
+        self.items().iter().filter_map(|item| item["value"].as_f64()).collect()
+    }
+
+    /// Stops listening and drops its connections; done when this returns.
+    pub async fn stop(mut self) {
+        self.server.shutdown().await;
     }
 }

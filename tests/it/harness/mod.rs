@@ -2,12 +2,14 @@
 
 pub mod broker;
 pub mod census;
+pub mod cloud;
 pub mod daemon;
 pub mod endpoint;
 pub mod log;
 pub mod model_queue;
 pub mod process;
 pub mod publisher;
+pub mod stored;
 pub mod trace;
 
 use std::path::Path;

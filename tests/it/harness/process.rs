@@ -65,12 +65,18 @@ impl Process {
 
     /// Waits for a line that contains `text` behind the first `lines` lines.
     pub async fn says_after(&self, lines: usize, text: &str) -> String {
-        let found = |all: &Vec<String>| all.iter().skip(lines).find(|line| line.contains(text)).cloned();
+        self.says_any_after(lines, &[text]).await
+    }
+
+    /// Waits for a line that contains one of `texts` behind the first `lines` lines.
+    pub async fn says_any_after(&self, lines: usize, texts: &[&str]) -> String {
+        let is_one = |line: &&String| texts.iter().any(|text| line.contains(text));
+        let found = |all: &Vec<String>| all.iter().skip(lines).find(is_one).cloned();
         let mut receiver = self.lines.clone();
-        let what = format!("'{text}' in the log");
+        let what = format!("{texts:?} in the log");
         match soon(&what, receiver.wait_for(|all| found(all).is_some())).await {
             Ok(all) => found(&all).expect("it was just found"),
-            Err(_) => panic!("it ended without saying '{text}':\n{}", self.log()),
+            Err(_) => panic!("it ended without saying {texts:?}:\n{}", self.log()),
         }
     }
 
