@@ -50,10 +50,9 @@ pub fn calls(trace: &str) -> Vec<Call> {
     let mut calls = Vec::new();
     let mut unfinished: HashMap<&str, (usize, String)> = HashMap::new();
     for (number, line) in trace.lines().enumerate() {
-        let mut words = line.trim_start().splitn(3, ' ').filter(|word| !word.is_empty());
-        let (Some(thread), Some(_time), Some(rest)) = (words.next(), words.next(), words.next()) else {
-            continue;
-        };
+        // Short thread numbers are padded.
+        let Some((thread, rest)) = line.trim_start().split_once(' ') else { continue };
+        let Some((_time, rest)) = rest.trim_start().split_once(' ') else { continue };
         if let Some(begin) = rest.strip_suffix(" <unfinished ...>") {
             unfinished.insert(thread, (number, begin.to_owned()));
             continue;
