@@ -49,6 +49,14 @@ impl Publisher {
         soon("the broker acknowledges a message", publish).await;
     }
 
+    /// Publishes a message at QoS 1 that the broker keeps for later subscribers.
+    pub async fn retain(&self, topic: &str, payload: &str) {
+        let options = PublishOptions::new(QoS::AtLeastOnce).retained();
+        let payload = payload.as_bytes().to_vec();
+        let notice = self.client.publish_tracked(topic, payload, options).await.unwrap();
+        soon("the broker acknowledges a message", notice.wait_completion_async()).await.unwrap();
+    }
+
     /// Publishes many without waiting in between, and returns for each whether it was acknowledged.
     pub async fn publish_all(
         &self,

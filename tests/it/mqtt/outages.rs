@@ -37,14 +37,78 @@ async fn a_broker_that_forgot_the_session_is_subscribed_to_anew() {
         let publisher = Publisher::new(&broker);
         publish(&publisher, round * 10..round * 10 + 10).await;
         cloud.until_values(&(round * 10..round * 10 + 10).collect::<Vec<_>>()).await;
-        broker.kill().await;
-        broker.start_again().await;
+        broker.restart().await;
         broker.says("Sending SUBACK").await;
     }
     publish(&Publisher::new(&broker), 100..101).await;
     cloud.until_values(&[100]).await;
     let log = daemon.stop().await;
     assert_eq!(log.matches("session_kept=false").count(), 3, "{log}");
+}
+
+#[tokio::test]
+async fn a_broker_that_is_killed_and_has_saved_its_state_goes_on_with_the_session() {
+    let cloud = Cloud::start().await;
+    let mut broker =
+        Broker::start(Options { persistence: Persistence::EachChange, ..Options::default() }).await;
+    let home = Home::new(&config(&broker, "", "p", &cloud));
+    let daemon = home.start().await;
+    broker.says("Sending SUBACK").await;
+    publish(&Publisher::new(&broker), 0..50).await;
+    cloud.until_values(&(0..50).collect::<Vec<_>>()).await;
+    broker.kill().await;
+    broker.start_again().await;
+    publish(&Publisher::new(&broker), 50..100).await;
+    cloud.until_values(&(0..100).collect::<Vec<_>>()).await;
+    let log = daemon.stop().await;
+    assert_eq!(log.matches("session_kept=true").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn messages_of_qos_2_arrive_exactly_once_however_often_the_agent_stops() {
+    let (cloud, broker) = (Cloud::start().await, Broker::start(Options::default()).await);
+    let home = Home::new(&config(&broker, "", "p", &cloud));
+    let daemon = home.start().await;
+    broker.says("Sending SUBACK").await;
+    daemon.stop().await;
+    let publisher = Publisher::new(&broker);
+    for round in 0..4 {
+        // The agent stops in the middle of the handshakes.
+        let messages = (round * 200..round * 200 + 200).map(|value| ("p".to_owned(), value.to_string()));
+        let published = publisher.publish_all(messages, QoS::ExactlyOnce);
+        let stopped = async {
+            let daemon = home.start().await;
+            cloud.endpoint.totals("some arrive", |totals| totals.items > round * 200).await;
+            daemon.stop().await;
+        };
+        let (acknowledged, ()) = tokio::join!(published, stopped);
+        assert!(acknowledged.iter().all(|acknowledged| *acknowledged));
+    }
+    let daemon = home.start().await;
+    cloud.until_values(&(0..800).collect::<Vec<_>>()).await;
+    daemon.health_shows("it is connected", |health| health["status"] == "healthy").await;
+    let log = daemon.stop().await;
+    assert!(!log.contains("WARN"), "{log}");
+    let mut values = cloud.endpoint.values_as_floats();
+    values.sort_by(f64::total_cmp);
+    assert!(values.into_iter().eq((0..800).map(f64::from)), "each once");
+}
+
+#[tokio::test]
+async fn a_retained_message_arrives_once_per_subscription_and_not_at_each_reconnect() {
+    let cloud = Cloud::start().await;
+    let mut broker = Broker::start(Options::default()).await;
+    let publisher = Publisher::new(&broker);
+    publisher.retain("p", "1").await;
+    let home = Home::new(&config(&broker, "", "p", &cloud));
+    let daemon = home.start().await;
+    cloud.until_values(&[1]).await;
+    broker.restart().await;
+    broker.says("Sending SUBACK").await;
+    publish(&publisher, 2..3).await;
+    cloud.until_values(&[2]).await;
+    daemon.stop().await;
+    assert_eq!(cloud.endpoint.values_as_floats(), [1.0, 2.0]);
 }
 
 #[tokio::test]

@@ -130,7 +130,7 @@ async fn a_message_too_large_for_the_agent_costs_the_others_nothing() {
 #[tokio::test]
 async fn a_message_may_carry_many_readings() {
     let (cloud, broker) = (Cloud::start().await, Broker::start(Options::default()).await);
-    let home = Home::new(&format!("{}", config(&broker, "", "p/#", &cloud)).replace(EAGER_STORE, ""));
+    let home = Home::new(&config(&broker, "", "p/#", &cloud).replace(EAGER_STORE, ""));
     let daemon = home.start().await;
     broker.says("Sending SUBACK").await;
     let publisher = Publisher::new(&broker);
