@@ -379,6 +379,7 @@ impl Worker {
         }
         self.queue = Queue::load(&self.db, next_sequences(&self.db)?)?;
         self.audit_hash = last_audit_hash(&self.db)?;
+        self.counters.dead_letters.store(count_dead_letters(&self.db)?, Relaxed);
         Ok(())
     }
 

@@ -26,6 +26,7 @@ pub struct Home {
     folder: TempDir,
     health: TcpListener,
     environment: Vec<(String, String)>,
+    tracer: Vec<String>,
 }
 
 impl Home {
@@ -33,7 +34,7 @@ impl Home {
     pub fn new(config: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let health = TcpListener::bind("127.0.0.1:0").unwrap();
-        let home = Self { folder, health, environment: Vec::new() };
+        let home = Self { folder, health, environment: Vec::new(), tracer: Vec::new() };
         std::fs::create_dir(home.path("conf.d")).unwrap();
         let state_dir = home.state_dir().display().to_string();
         write(&home.path("conf.d/00-home.toml"), &format!("[agent]\nstate_dir = '{state_dir}'\n"));
@@ -44,6 +45,12 @@ impl Home {
     /// Adds to the daemon's environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Has the daemon run by `command`, which must keep the process id, as `strace -D` does.
+    pub fn under(mut self, command: &[&str]) -> Self {
+        self.tracer = command.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
@@ -110,7 +117,9 @@ impl Home {
         let mut command = Command::new("sh");
         self.set_environment(&mut command);
         command
-            .args(["-c", script, DAEMON, "--config"])
+            .args(["-c", script])
+            .args(&self.tracer)
+            .args([DAEMON, "--config"])
             .arg(self.config_file())
             .current_dir(self.folder.path())
             .env("NOTIFY_SOCKET", self.path("notify"))

@@ -10,6 +10,7 @@ pub mod model_queue;
 pub mod process;
 pub mod publisher;
 pub mod stored;
+pub mod trace;
 
 use std::path::Path;
 use std::time::Duration;
