@@ -278,6 +278,8 @@ fn connect(source: &Source, intake: &Intake) -> Result<(AsyncClient, EventLoop),
         .set_max_packet_size(Some(PACKET_BYTES_MAX))
         .set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(PACKET_BYTES_MAX))
         .set_ack_mode(AckMode::Manual)
+        // Nothing is published; the default keeps 16 MB of slots for 65535 messages under way.
+        .set_outgoing_inflight_upper_limit(1)
         .set_max_request_batch(REQUESTS_PER_WRITE_MAX)
         .set_read_batch_size(READS_PER_WAKE_UP_MAX);
     let mut network = NetworkOptions::new();
@@ -297,7 +299,8 @@ fn connect(source: &Source, intake: &Intake) -> Result<(AsyncClient, EventLoop),
         let config = tls::client_config(files).map_err(|error| Error::Connection(error.to_string()))?;
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(&config))));
     }
-    // Room for every acknowledgement that the window allows, so that queueing one never fails.
-    let capacity = usize::from(source.receive_maximum) + 64;
+    // Room for an acknowledgement of every packet identifier there is, so that queueing one never fails:
+    // mosquitto 2.0.11 sends more than the receive maximum allows. The queue grows only as it is used.
+    let capacity = usize::from(u16::MAX) + 64;
     Ok(AsyncClient::builder(options).capacity(capacity).build())
 }
