@@ -50,7 +50,9 @@ impl Agent {
         command
             .env("NOTIFY_SOCKET", format!("@{name}"))
             .env_remove("STATE_DIRECTORY")
-            .env_remove("CREDENTIALS_DIRECTORY");
+            .env_remove("CREDENTIALS_DIRECTORY")
+            // A captured backtrace maps the whole binary.
+            .env_remove("RUST_BACKTRACE");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?);
         let started = Instant::now();
         let process = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;

@@ -11,8 +11,8 @@ mod scenarios;
 #[expect(dead_code, reason = "the receiver can do more than take everything")]
 mod server;
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -74,7 +74,8 @@ fn main() -> Result<ExitCode> {
         figures: Vec::new(),
     };
     let bench = Bench {
-        agent,
+        agent: stripped(&agent, folder.path()),
+        agent_with_symbols: agent,
         broker: Broker::start(folder.path())?,
         endpoint: Endpoint::new(&folder.path().join("tls"))?,
         folder: folder.path().to_owned(),
@@ -87,6 +88,13 @@ fn main() -> Result<ExitCode> {
         println!("{}", report.table());
     }
     Ok(ExitCode::from(u8::from(arguments.check && !report.is_met())))
+}
+
+/// A stripped copy of `agent`, or itself where there is no `strip`: only the size differs then.
+fn stripped(agent: &Path, folder: &Path) -> PathBuf {
+    let copy = folder.join("pyv-edge-agent");
+    let status = Command::new("strip").arg("-o").arg(&copy).arg(agent).status();
+    if status.is_ok_and(|status| status.success()) { copy } else { agent.to_owned() }
 }
 
 fn run(bench: &Bench, arguments: &Arguments, report: &mut Report) -> Result<()> {

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -15,7 +14,10 @@ use super::report::Report;
 
 /// What every measurement needs.
 pub struct Bench {
+    /// Stripped, as it is shipped.
     pub agent: PathBuf,
+    /// With the names of its functions, when it was built with them.
+    pub agent_with_symbols: PathBuf,
     pub broker: Broker,
     pub endpoint: Endpoint,
     /// Each measurement has a folder in it, on the disk that is to be measured.
@@ -57,10 +59,7 @@ impl Size {
 impl Bench {
     /// Size of the binary as it is shipped.
     pub fn binary(&self, report: &mut Report) -> Result<()> {
-        let stripped = self.folder.join("stripped");
-        let strip = Command::new("strip").arg("-o").arg(&stripped).arg(&self.agent).status();
-        let path = if strip.is_ok_and(|status| status.success()) { &stripped } else { &self.agent };
-        report.add("release binary, stripped", fs::metadata(path)?.len() as f64 / 1e6, "MB");
+        report.add("release binary, stripped", mb(fs::metadata(&self.agent)?.len()), "MB");
         Ok(())
     }
 
@@ -243,7 +242,8 @@ impl Bench {
     fn callgrind(&self, name: &str, count: u64) -> Result<u64> {
         let out = self.folder.join(format!("{name}.callgrind"));
         let option = PathBuf::from(format!("--callgrind-out-file={}", out.display()));
-        let command = [Path::new("valgrind"), Path::new("--tool=callgrind"), &option, &self.agent];
+        let command =
+            [Path::new("valgrind"), Path::new("--tool=callgrind"), &option, &self.agent_with_symbols];
         let agent = Agent::start(&command, &self.folder.join(name), &self.wiring())
             .context("is valgrind installed? sudo apt-get install valgrind")?;
         if count > 0 {
@@ -289,7 +289,7 @@ fn per_reading(used: Usage, readings: u64) -> f64 {
 
 const STEADY_RATE: u64 = 500;
 /// For a whole load to be stored or delivered.
-const LOAD_MAX: Duration = Duration::from_secs(600);
+const LOAD_MAX: Duration = Duration::from_secs(180);
 
 /// The aims: what a board with one core and an SD card can bear.
 const FULL_SPEED_MAX: f64 = 0.6;

@@ -349,6 +349,8 @@ fn connect(source: &Source, intake: &Intake) -> Result<(AsyncClient, EventLoop),
         // Nothing is published; without a limit the client keeps tables for 65,535 messages.
         .set_outgoing_inflight_upper_limit(OUTGOING_MAX)
         .set_ack_mode(AckMode::Manual)
+        // Nothing is published; the default keeps 16 MB of slots for 65535 messages under way.
+        .set_outgoing_inflight_upper_limit(1)
         .set_max_request_batch(REQUESTS_PER_WRITE_MAX)
         .set_read_batch_size(READS_PER_WAKE_UP_MAX);
     let mut network = NetworkOptions::new();
