@@ -5,6 +5,7 @@
 
 mod resume;
 mod session;
+mod socket;
 
 use std::collections::HashMap;
 use std::time::Duration;

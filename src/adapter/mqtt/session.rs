@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::super::json::{self, Defaults};
 use super::super::{Intake, State};
 use super::resume::EmptySession;
+use super::socket::GatheringStream;
 use super::{NameFrom, Route, Source};
 use crate::clock;
 use crate::reading::{Batch, Committed, Refusal};
@@ -346,17 +347,18 @@ fn connect(source: &Source, intake: &Intake) -> Result<(AsyncClient, EventLoop),
         .set_receive_maximum(Some(source.receive_maximum))
         .set_max_packet_size(Some(PACKET_BYTES_MAX))
         .set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(PACKET_BYTES_MAX))
-        // Nothing is published; without a limit the client keeps tables for 65,535 messages.
+        // Nothing is published; without a limit the client keeps 16 MB of slots for 65,535 messages.
         .set_outgoing_inflight_upper_limit(OUTGOING_MAX)
         .set_ack_mode(AckMode::Manual)
-        // Nothing is published; the default keeps 16 MB of slots for 65535 messages under way.
-        .set_outgoing_inflight_upper_limit(1)
         .set_max_request_batch(REQUESTS_PER_WRITE_MAX)
         .set_read_batch_size(READS_PER_WAKE_UP_MAX);
     let mut network = NetworkOptions::new();
     network.set_connection_timeout(CONNECT_TIMEOUT.as_secs());
     network.set_tcp_nodelay(true);
     options.set_network_options(network);
+    options.set_socket_connector(|host, network| async move {
+        rumqttc::default_socket_connect(host, network).await.map(GatheringStream::new)
+    });
     match (&source.username, &source.password) {
         (Some(username), Some(password)) => {
             options.set_credentials(username.clone(), password.reveal().to_owned());
