@@ -1,9 +1,10 @@
 //! When to commit: pure decisions over what waits and for how long.
 //!
 //! Flash wears with the number of commits, so readings are gathered for up to the configured interval.
-//! A source whose window of unacknowledged messages is full sends nothing more until it is
-//! acknowledged; waiting longer for it would only cost throughput. Such a stall is told from a slow
-//! source by what follows the commit: a stalled source goes on at once.
+//! A source that has as many unacknowledged messages as its broker allows sends nothing more until it
+//! is acknowledged, and waiting longer for it would only cost throughput. Such a stall looks like the
+//! pause behind a burst. What tells them apart: a source that once went on with so many messages
+//! unacknowledged is not stalled by so many. Now and then the pause is waited out to learn that.
 
 use std::time::Duration;
 
@@ -11,12 +12,11 @@ use tokio::time::Instant;
 
 /// A source that has been silent for this long may be stalled.
 const QUIET: Duration = Duration::from_millis(20);
-/// A source that goes on this soon after a commit was waiting for it.
-const RESUMED: Duration = Duration::from_millis(50);
-/// The smallest number of awaited readings that is taken for a full window: brokers default to 20.
+/// A silence that was waited out in vain is not waited out again before so many further stalls; the
+/// number grows fourfold each time.
+const STALLS_BETWEEN_PROBES_MAX: u32 = 1024;
+/// Fewer awaited readings are no full window: brokers default to 20.
 const STALL_READINGS_MIN: u32 = 16;
-/// The largest: no usual window is wider.
-const STALL_READINGS_MAX: u32 = 4096;
 /// What waits is committed at this size in bytes of JSON, however new it is.
 const STAGED_BYTES_MAX: usize = 512 * 1024;
 
@@ -26,18 +26,15 @@ pub struct Gather {
     commit_interval: Duration,
     first_arrival: Option<Instant>,
     last_arrival: Option<Instant>,
+    /// Readings whose sources wait for their commit.
     awaited: u32,
     urgent: bool,
     size_bytes: usize,
-    /// So many awaited readings followed by silence are taken for a stall.
-    stall_readings: u32,
-    last_commit: Option<(Cause, u32, Instant)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    Quiet,
-    Timer,
+    /// The most readings that were awaited when further ones arrived all the same.
+    window_min: u32,
+    /// Stalls until the next probe, and from one to the next.
+    stalls_to_probe: u32,
+    stalls_between_probes: u32,
 }
 
 impl Gather {
@@ -49,27 +46,27 @@ impl Gather {
             awaited: 0,
             urgent: false,
             size_bytes: 0,
-            stall_readings: STALL_READINGS_MIN,
-            last_commit: None,
+            window_min: 0,
+            stalls_to_probe: 0,
+            stalls_between_probes: 0,
         }
     }
 
     /// Notes an arrival: how many of its readings are awaited by their source, whether the source
     /// says it cannot go on, and how many bytes wait now in all.
     pub fn arrived(&mut self, awaited: u32, urgent: bool, size_bytes: usize, now: Instant) {
-        if let Some((cause, readings, at)) = self.last_commit.take() {
-            self.learn(cause, readings, now.duration_since(at) <= RESUMED);
+        if awaited > 0 && self.awaited > self.window_min {
+            self.window_min = self.awaited;
+            if self.silence(now) >= QUIET {
+                // It was a pause: look closely from here on.
+                (self.stalls_to_probe, self.stalls_between_probes) = (0, 0);
+            }
         }
         self.first_arrival.get_or_insert(now);
         self.last_arrival = Some(now);
         self.awaited += awaited;
         self.urgent |= urgent;
         self.size_bytes = size_bytes;
-    }
-
-    /// Whether so much waits that the commit comes before anything more is taken in.
-    pub fn is_full(&self) -> bool {
-        self.size_bytes >= STAGED_BYTES_MAX
     }
 
     /// When to commit; `None` while nothing waits. It may move as more arrives.
@@ -79,28 +76,44 @@ impl Gather {
             return Some(last);
         }
         let by_timer = first + self.commit_interval;
-        Some(if self.awaited >= self.stall_readings { by_timer.min(last + QUIET) } else { by_timer })
+        let patience = if self.stalls_to_probe == 0 { self.commit_interval / 2 } else { QUIET };
+        Some(if self.may_be_stalled() { by_timer.min(last + patience) } else { by_timer })
+    }
+
+    /// Whether nothing more is to be taken in before the commit.
+    pub fn is_full(&self) -> bool {
+        self.size_bytes >= STAGED_BYTES_MAX
     }
 
     /// Notes that everything was handed to the store.
     pub fn committed(&mut self, now: Instant) {
-        let by_timer = self.first_arrival.is_some_and(|first| first + self.commit_interval <= now);
-        let cause = if by_timer { Cause::Timer } else { Cause::Quiet };
-        self.last_commit = (self.awaited > 0 && !self.urgent).then_some((cause, self.awaited, now));
+        if !self.urgent && self.awaited >= STALL_READINGS_MIN {
+            self.learn(now);
+        }
         (self.first_arrival, self.last_arrival) = (None, None);
         (self.awaited, self.urgent, self.size_bytes) = (0, false, 0);
     }
 
-    fn learn(&mut self, cause: Cause, readings: u32, resumed: bool) {
-        match (cause, resumed) {
-            (Cause::Quiet, true) => {}
-            // It was only a pause: the next one must be longer to count.
-            (Cause::Quiet, false) => self.stall_readings = (readings * 2).min(STALL_READINGS_MAX),
-            (Cause::Timer, true) => {
-                self.stall_readings = self.stall_readings.min(readings).max(STALL_READINGS_MIN);
+    fn may_be_stalled(&self) -> bool {
+        self.awaited >= STALL_READINGS_MIN && self.awaited > self.window_min
+    }
+
+    fn learn(&mut self, now: Instant) {
+        if !self.may_be_stalled() {
+            // A long silence at a number that used to be passed: the window became smaller.
+            if self.silence(now) >= self.commit_interval / 2 {
+                self.window_min = self.awaited - 1;
             }
-            (Cause::Timer, false) => {}
+        } else if self.stalls_to_probe == 0 {
+            self.stalls_between_probes = (self.stalls_between_probes * 4).clamp(1, STALLS_BETWEEN_PROBES_MAX);
+            self.stalls_to_probe = self.stalls_between_probes;
+        } else {
+            self.stalls_to_probe -= 1;
         }
+    }
+
+    fn silence(&self, now: Instant) -> Duration {
+        self.last_arrival.map_or(Duration::ZERO, |last| now.duration_since(last))
     }
 }
 
@@ -114,6 +127,30 @@ mod tests {
         start + Duration::from_millis(millis)
     }
 
+    /// Runs `seconds` of a source that sends `count` readings each `period_ms`, none of them while
+    /// `window` are unacknowledged. Returns commits and readings stored.
+    fn run(gather: &mut Gather, count: u32, period_ms: u64, window: u32, seconds: u64) -> (u32, u32) {
+        let start = Instant::now();
+        let (mut waiting, mut commits, mut stored) = (0, 0, 0);
+        for millis in 0..seconds * 1000 {
+            let now = after(start, millis);
+            if millis % period_ms == 0 {
+                waiting += count;
+            }
+            let taken = waiting.min(window - gather.awaited);
+            if taken > 0 {
+                waiting -= taken;
+                gather.arrived(taken, false, 1000, now);
+            }
+            if gather.due().is_some_and(|due| due <= now) {
+                stored += gather.awaited;
+                commits += 1;
+                gather.committed(now);
+            }
+        }
+        (commits, stored)
+    }
+
     #[test]
     fn readings_that_nobody_awaits_are_gathered_for_the_whole_interval() {
         let (mut gather, start) = (Gather::new(INTERVAL), Instant::now());
@@ -125,13 +162,6 @@ mod tests {
     }
 
     #[test]
-    fn a_full_window_followed_by_silence_is_committed_at_once() {
-        let (mut gather, start) = (Gather::new(INTERVAL), Instant::now());
-        gather.arrived(20, false, 1000, start);
-        assert_eq!(gather.due(), Some(start + QUIET));
-    }
-
-    #[test]
     fn an_urgent_batch_does_not_wait() {
         let (mut gather, start) = (Gather::new(INTERVAL), Instant::now());
         gather.arrived(1, true, 100, start);
@@ -139,37 +169,39 @@ mod tests {
     }
 
     #[test]
-    fn a_bursty_source_is_soon_gathered_for_the_whole_interval() {
-        let (mut gather, mut now) = (Gather::new(INTERVAL), Instant::now());
-        // Bursts of 20 each 200 ms: the pause behind a burst is no stall.
-        let mut commits = 0;
-        for _ in 0..50 {
-            gather.arrived(20, false, 1000, now);
-            now += Duration::from_millis(200);
-            if gather.due().is_some_and(|due| due <= now) {
-                gather.committed(now - Duration::from_millis(150));
-                commits += 1;
-            }
-        }
-        assert!(commits <= 14, "{commits} commits in 10 seconds");
-    }
-
-    #[test]
-    fn a_stalled_source_is_found_again_after_a_burst_was_mistaken() {
-        let (mut gather, mut now) = (Gather::new(INTERVAL), Instant::now());
-        gather.stall_readings = STALL_READINGS_MAX;
-        gather.arrived(20, false, 1000, now);
-        now += INTERVAL;
-        gather.committed(now);
-        gather.arrived(20, false, 1000, after(now, 1));
-        assert_eq!(gather.due(), Some(after(now, 1) + QUIET));
-    }
-
-    #[test]
     fn size_alone_is_a_reason_to_commit() {
         let (mut gather, start) = (Gather::new(INTERVAL), Instant::now());
         gather.arrived(0, false, STAGED_BYTES_MAX, start);
-        assert!(gather.is_full());
         assert_eq!(gather.due(), Some(start));
+        assert!(gather.is_full());
+        gather.committed(start);
+        assert!(!gather.is_full());
+    }
+
+    #[test]
+    fn a_source_that_its_broker_stalls_is_committed_soon_after_it_falls_silent() {
+        let mut gather = Gather::new(INTERVAL);
+        // More than the window of 20 is always waiting in the broker.
+        let (commits, stored) = run(&mut gather, 1000, 100, 20, 10);
+        assert!(commits > 300, "{commits} commits");
+        assert_eq!(stored, commits * 20);
+    }
+
+    #[test]
+    fn bursts_are_soon_gathered_for_the_whole_interval() {
+        for (count, period_ms) in [(20, 200), (33, 66), (5, 10), (100, 250), (30, 50)] {
+            let mut gather = Gather::new(INTERVAL);
+            run(&mut gather, count, period_ms, 65535, 10);
+            let (commits, _) = run(&mut gather, count, period_ms, 65535, 10);
+            assert!(commits <= 14, "{commits} commits in 10 seconds of {count} each {period_ms} ms");
+        }
+    }
+
+    #[test]
+    fn a_window_that_became_smaller_is_found_out() {
+        let mut gather = Gather::new(INTERVAL);
+        run(&mut gather, 500, 100, 5000, 5);
+        let (commits, _) = run(&mut gather, 1000, 100, 20, 10);
+        assert!(commits > 300, "{commits} commits");
     }
 }
