@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::super::json::{self, Defaults};
 use super::super::{Intake, State};
-use super::resume::EmptySession;
+use super::resume::{EmptySession, OUTGOING_MAX};
 use super::{NameFrom, Route, Source};
 use crate::clock;
 use crate::reading::{Batch, Committed, Refusal};
@@ -278,8 +278,7 @@ fn connect(source: &Source, intake: &Intake) -> Result<(AsyncClient, EventLoop),
         .set_max_packet_size(Some(PACKET_BYTES_MAX))
         .set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(PACKET_BYTES_MAX))
         .set_ack_mode(AckMode::Manual)
-        // Nothing is published; the default keeps 16 MB of slots for 65535 messages under way.
-        .set_outgoing_inflight_upper_limit(1)
+        .set_outgoing_inflight_upper_limit(OUTGOING_MAX)
         .set_max_request_batch(REQUESTS_PER_WRITE_MAX)
         .set_read_batch_size(READS_PER_WAKE_UP_MAX);
     let mut network = NetworkOptions::new();
