@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::children::free_port;
 use super::server::behaviour::Behaviour;
+use super::server::ledger::Arrival;
 use super::server::{Receiver, certificates, serve};
 
 /// Down until it is switched on.
@@ -26,9 +27,13 @@ pub struct Endpoint {
 /// An endpoint that takes everything; down again when dropped.
 pub struct Up {
     receiver: Arc<Receiver>,
+    taken: Arc<Mutex<Taken>>,
     stop: CancellationToken,
     thread: Option<std::thread::JoinHandle<std::io::Result<()>>>,
 }
+
+/// When batches came; a lock, because the endpoint's thread writes it and the measurement reads it.
+type Taken = Vec<(Instant, u64)>;
 
 impl Endpoint {
     pub fn new(folder: &Path) -> Result<Self> {
@@ -46,7 +51,15 @@ impl Endpoint {
     }
 
     pub fn switch_on(&self) -> Result<Up> {
-        let receiver = Receiver::new(Behaviour::default(), None);
+        let taken = Arc::new(Mutex::new(Taken::new()));
+        let log = taken.clone();
+        let listener = move |arrival: &Arrival| {
+            if arrival.accepted && !arrival.duplicate {
+                let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                log.push((Instant::now(), arrival.items as u64));
+            }
+        };
+        let receiver = Receiver::new(Behaviour::default(), Some(Box::new(listener)));
         let stop = CancellationToken::new();
         let (port, tls, shared, stopped) = (self.port, self.tls.clone(), receiver.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
@@ -56,11 +69,26 @@ impl Endpoint {
                 serve(listener, Some(tls), shared, stopped).await
             })
         });
-        Ok(Up { receiver, stop, thread: Some(thread) })
+        Ok(Up { receiver, taken, stop, thread: Some(thread) })
     }
 }
 
 impl Up {
+    /// When the first batch came.
+    pub fn first(&self) -> Option<Instant> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).first().map(|(at, _)| *at)
+    }
+
+    /// When `items` had come, by the batch that reached that number, and how many there were then.
+    pub fn reached(&self, items: u64) -> Option<(Instant, u64)> {
+        let mut total = 0;
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.iter().find_map(|(at, count)| {
+            total += count;
+            (total >= items).then_some((*at, total))
+        })
+    }
+
     /// Waits until so many items have come, and calls `sample` every 100 ms.
     pub fn wait(&self, items: u64, limit: Duration, mut sample: impl FnMut()) -> Result<()> {
         let end = Instant::now() + limit;

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v5::Packet;
-use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, PublishOptions};
+use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, NetworkOptions, PublishOptions};
 
 use load::Load;
 
@@ -48,6 +48,10 @@ async fn main() -> anyhow::Result<()> {
         .set_outgoing_inflight_upper_limit(arguments.window)
         .set_max_request_batch(256)
         .set_read_batch_size(128);
+    // Or a steady rate would leave in bursts, as the broker's delayed acknowledgements allow.
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    options.set_network_options(network);
     let (client, events) = AsyncClient::builder(options).capacity(REQUESTS_MAX).build();
     let started = Instant::now();
     let acknowledged = if arguments.qos == 0 { 0 } else { arguments.count };

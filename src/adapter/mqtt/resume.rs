@@ -12,6 +12,10 @@ type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<T, SessionStor
 /// `PersistedSession::format_version` as written by rumqttc-next 0.34.
 const FORMAT_VERSION: u16 = 1;
 
+/// Messages that we publish: none, and 0 is not allowed. With the default the library keeps, and scans at
+/// every flush, 16 MB of slots for 65535 messages under way. The kept session must name the same limit.
+pub const OUTGOING_MAX: u16 = 1;
+
 /// A session store that always holds a session in which nothing is under way.
 #[derive(Debug)]
 pub struct EmptySession {
