@@ -1,11 +1,10 @@
 //! Reads `[cloud]`.
 
-use std::path::PathBuf;
-
 use reqwest::Url;
 
 use super::section::{Secret, Section};
 use super::stages::given;
+use crate::tls;
 use crate::upload::{Compression, Settings};
 
 /// Reads the section; a warning about an unencrypted endpoint goes to `notes`.
@@ -23,22 +22,10 @@ pub fn cloud(root: &mut Section<'_>, notes: &mut Vec<String>) -> Settings {
         timeout: section.seconds("timeout", 30.0, 0.1..=3600.0),
         flush_interval: section.seconds("flush_interval_seconds", 5.0, 0.05..=86_400.0),
         compression: section.choice("compression", Compression::default(), &compressions),
-        ca_file: path(&mut section, "ca_file"),
-        client_certificate_file: path(&mut section, "client_certificate_file"),
-        client_key_file: path(&mut section, "client_key_file"),
+        tls: tls::Files::read(&mut section),
         backoff_min: section.seconds("backoff_min_seconds", 1.0, 0.1..=3600.0),
         backoff_max: section.seconds("backoff_max_seconds", 300.0, 0.1..=86_400.0),
     };
-    let (certificate, key) = ("client_certificate_file", "client_key_file");
-    match (&settings.client_certificate_file, &settings.client_key_file) {
-        (Some(_), None) => {
-            section.refuse(certificate, format_args!("is given without {key}; give both or neither"))
-        }
-        (None, Some(_)) => {
-            section.refuse(key, format_args!("is given without {certificate}; give both or neither"))
-        }
-        _ => {}
-    }
     if settings.backoff_min > settings.backoff_max {
         section.refuse(
             "backoff_min_seconds",
@@ -102,10 +89,6 @@ fn api_key(section: &mut Section<'_>) -> Option<Secret> {
         section.refuse("api_key", "holds a character other than visible ASCII; give the bare key");
     }
     Some(Secret::new(key))
-}
-
-fn path(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
-    given(section.string(key)).map(PathBuf::from)
 }
 
 const ENDPOINT: &str = "https://api.pyvorin.com/v1/ingest";

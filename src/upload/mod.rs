@@ -1,7 +1,7 @@
 //! Delivery: takes frozen batches from the store and sends them until the endpoint has them.
 //!
 //! What to do with an answer is decided in [`decide`], how long to wait in [`backoff`], when a
-//! batch that is not full may go in [`flush`]: all pure. [`transport`] and [`tls`] hold the
+//! batch that is not full may go in [`flush`]: all pure. [`transport`] holds the
 //! connection, and [`run`] and [`once`] put them together.
 
 pub mod backoff;
@@ -10,12 +10,10 @@ pub mod encode;
 pub mod flush;
 mod http_date;
 mod report;
-mod tls;
 pub mod transport;
 mod uploader;
 
 use std::future::Future;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::config::section::Secret;
 use crate::store::{BatchKey, FrozenBatch, Outcome, Pending, Want};
+use crate::tls;
 
 pub use uploader::{once, run};
 
@@ -43,11 +42,7 @@ pub struct Settings {
     /// How long telemetry may wait for a batch to fill. CRITICAL and ANOMALY never wait.
     pub flush_interval: Duration,
     pub compression: Compression,
-    /// Trusted instead of the system's roots: PEM.
-    pub ca_file: Option<PathBuf>,
-    /// Client certificate chain and key: PEM, both or neither.
-    pub client_certificate_file: Option<PathBuf>,
-    pub client_key_file: Option<PathBuf>,
+    pub tls: tls::Files,
     /// First and longest wait between attempts.
     pub backoff_min: Duration,
     pub backoff_max: Duration,

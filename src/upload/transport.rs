@@ -16,10 +16,10 @@ use rustls::CertificateError;
 
 use super::decide::Answer;
 use super::encode::{Encoded, encode};
-use super::{Settings, http_date, tls};
-use crate::clock;
+use super::{Settings, http_date};
 use crate::reading::clip;
 use crate::store::FrozenBatch;
+use crate::{clock, tls};
 
 /// The connection to the endpoint.
 #[derive(Debug, Default)]
@@ -79,10 +79,11 @@ impl Transport {
             return Ok(built.client.clone());
         }
         self.built = None;
-        let for_tls = settings.clone();
+        let (for_tls, is_https) = (settings.tls.clone(), settings.endpoint.starts_with("https:"));
         // It reads the disk and parses some 140 certificates: not on the thread that runs all else.
-        let tls = tokio::task::spawn_blocking(move || tls::client_config(&for_tls)).await;
-        let tls = tls.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let tls = tokio::task::spawn_blocking(move || tls::client_config(&for_tls, is_https)).await;
+        let mut tls = tls.map_err(|error| error.to_string())?.map_err(|error| error.in_section("cloud"))?;
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
             .http1_only()
@@ -111,10 +112,12 @@ struct Built {
 type Stamp = Option<(SystemTime, u64)>;
 
 fn files(settings: &Settings) -> [Stamp; 3] {
-    [&settings.ca_file, &settings.client_certificate_file, &settings.client_key_file].map(|path| {
-        let metadata = path.as_ref()?.metadata().ok()?;
-        Some((metadata.modified().ok()?, metadata.len()))
-    })
+    [&settings.tls.ca_file, &settings.tls.client_certificate_file, &settings.tls.client_key_file].map(
+        |path| {
+            let metadata = path.as_ref()?.metadata().ok()?;
+            Some((metadata.modified().ok()?, metadata.len()))
+        },
+    )
 }
 
 fn connect_timeout(settings: &Settings) -> Duration {
@@ -187,7 +190,7 @@ fn explain(error: &reqwest::Error, settings: &Settings) -> String {
             // An authority that was made anew under its old name shows as a bad signature.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
                 "{cause}: the server's certificate is signed by no authority that is trusted here; check {}",
-                if settings.ca_file.is_some() {
+                if settings.tls.ca_file.is_some() {
                     "cloud.ca_file"
                 } else {
                     "the system's authorities or set cloud.ca_file"
@@ -201,7 +204,7 @@ fn explain(error: &reqwest::Error, settings: &Settings) -> String {
             }
             _ => cause,
         },
-        Some(rustls::Error::AlertReceived(_)) if settings.client_certificate_file.is_none() => {
+        Some(rustls::Error::AlertReceived(_)) if settings.tls.client_certificate_file.is_none() => {
             format!("{cause}; it may want a client certificate: see cloud.client_certificate_file")
         }
         _ => cause,
@@ -277,9 +280,7 @@ mod tests {
             timeout: Duration::from_secs(30),
             flush_interval: Duration::from_secs(30),
             compression: Compression::None,
-            ca_file: None,
-            client_certificate_file: None,
-            client_key_file: None,
+            tls: tls::Files::default(),
             backoff_min: Duration::from_secs(1),
             backoff_max: Duration::from_secs(300),
         }

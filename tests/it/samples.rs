@@ -58,7 +58,7 @@ fn every_key_that_the_sample_comments_out_is_known() {
         .collect();
     let config = load_text(&uncommented.join("\n"));
     assert_eq!(config.device_id.as_deref(), Some("plant-7"));
-    assert!(config.cloud.client_key_file.is_some());
+    assert!(config.cloud.tls.client_key_file.is_some());
 }
 
 #[test]

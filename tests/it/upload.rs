@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use pyvorin_edge::config::section::Secret;
 use pyvorin_edge::lifecycle::watchdog::Progress;
 use pyvorin_edge::store::{Lane, Outcome};
+use pyvorin_edge::tls;
 use pyvorin_edge::upload::{self, Compression, QueueClosed, Settings, Status};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -75,9 +76,7 @@ fn settings(pki: &Pki, endpoint: &Endpoint) -> Settings {
         timeout: Duration::from_secs(10),
         flush_interval: Duration::from_millis(20),
         compression: Compression::None,
-        ca_file: Some(pki.ca_file()),
-        client_certificate_file: None,
-        client_key_file: None,
+        tls: tls::Files { ca_file: Some(pki.ca_file()), ..tls::Files::default() },
         backoff_min: Duration::from_millis(5),
         backoff_max: Duration::from_millis(50),
     }
@@ -340,7 +339,13 @@ async fn a_missing_authority_file_is_trouble_until_it_is_there() {
     let queue = ModelQueue::new();
     queue.add(Lane::Telemetry, 10);
     let ca_file = pki.ca_file().with_file_name("later.pem");
-    let uploader = Uploader::start(&queue, Settings { ca_file: Some(ca_file), ..settings(&pki, &endpoint) });
+    let uploader = Uploader::start(
+        &queue,
+        Settings {
+            tls: tls::Files { ca_file: Some(ca_file), ..tls::Files::default() },
+            ..settings(&pki, &endpoint)
+        },
+    );
     let trouble = uploader.trouble("the file is missing", |_| true).await;
     assert!(trouble.starts_with("cloud.ca_file: cannot read") && trouble.contains("later.pem"), "{trouble}");
     let pem = std::fs::read_to_string(pki.ca_file()).unwrap();
@@ -379,8 +384,8 @@ async fn a_client_certificate_opens_an_endpoint_that_wants_one() {
 
     let (certificate, key) = pki.client_files();
     uploader.settings.send_modify(|settings| {
-        settings.client_certificate_file = Some(certificate);
-        settings.client_key_file = Some(key);
+        settings.tls.client_certificate_file = Some(certificate);
+        settings.tls.client_key_file = Some(key);
     });
     queue.emptied().await;
     assert_eq!(endpoint.values(), up_to(10));
@@ -558,7 +563,13 @@ async fn plain_http_needs_no_certificates() {
     let endpoint = Endpoint::start_plain(Behaviour::default()).await;
     let queue = ModelQueue::new();
     queue.add(Lane::Telemetry, 10);
-    let uploader = Uploader::start(&queue, Settings { ca_file: None, ..settings(&Pki::new(), &endpoint) });
+    let uploader = Uploader::start(
+        &queue,
+        Settings {
+            tls: tls::Files { ca_file: None, ..tls::Files::default() },
+            ..settings(&Pki::new(), &endpoint)
+        },
+    );
     queue.emptied().await;
     assert_eq!(endpoint.values(), up_to(10));
     uploader.stop().await;

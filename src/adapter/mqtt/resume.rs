@@ -4,7 +4,6 @@
 //! For a client that only receives, that half is empty: what the broker sends again is told apart by
 //! the caller.
 
-use super::session::OUTGOING_MAX;
 use rumqttc::{PersistedAckMode, PersistedSession, SessionStore, SessionStoreError, SessionStoreKey};
 
 type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<T, SessionStoreError>> + Send + 'a>>;

@@ -18,15 +18,13 @@ use tokio::time::timeout;
 
 use super::super::json::{self, Defaults};
 use super::super::{Intake, State};
-use super::resume::EmptySession;
+use super::resume::{EmptySession, OUTGOING_MAX};
 use super::socket::GatheringStream;
 use super::{NameFrom, Route, Source};
 use crate::clock;
 use crate::reading::{Batch, Committed, Refusal};
 use crate::tls;
 
-/// Subscriptions and the like that are under way at the same time.
-pub const OUTGOING_MAX: u16 = 16;
 /// A message above this size in bytes ends the connection; the broker is told so at CONNECT.
 const PACKET_BYTES_MAX: u32 = 256 * 1024;
 /// Acknowledgements, and outgoing packets, that the client sends with one write.
@@ -369,8 +367,9 @@ fn connect(source: &Source, intake: &Intake) -> Result<(AsyncClient, EventLoop),
         (None, _) => {}
     }
     if let Some(files) = &source.tls {
-        let config = tls::client_config(files).map_err(|error| Error::Connection(error.to_string()))?;
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(&config))));
+        let config = tls::client_config(files, true)
+            .map_err(|error| Error::Connection(error.in_section("ingest.mqtt")))?;
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(config))));
     }
     Ok(AsyncClient::builder(options).capacity(REQUESTS_MAX).build())
 }
