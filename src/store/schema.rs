@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ring::rand::{SecureRandom, SystemRandom};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::{Error, block};
@@ -48,7 +49,8 @@ pub fn open(path: &Path) -> Result<(Connection, String), Error> {
         return Err(Error::NewerSchema { path: path.to_owned(), found: version, known: SCHEMA_VERSION });
     }
     if version == 0 {
-        create(&mut db).map_err(failed("cannot create the tables"))?;
+        let store_id = new_store_id(path)?;
+        create(&mut db, &store_id).map_err(failed("cannot create the tables"))?;
     }
     let store_id: Option<String> = db
         .query_row("SELECT value FROM meta WHERE key = 'store_id'", [], |row| row.get(0))
@@ -71,14 +73,24 @@ fn configure(db: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn create(db: &mut Connection) -> rusqlite::Result<()> {
+/// 64 bits: two devices of a fleet must not meet, and batch ids stay short. From the system's generator,
+/// because fastrand is seeded with the time since boot, which is much alike on devices with one image.
+fn new_store_id(path: &Path) -> Result<String, Error> {
+    let mut bytes = [0; 8];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| Error::Io {
+        what: "the system gave no random numbers for the id of",
+        path: path.to_owned(),
+        source: std::io::Error::other("getrandom failed"),
+    })?;
+    Ok(format!("{:016x}", u64::from_be_bytes(bytes)))
+}
+
+fn create(db: &mut Connection, store_id: &str) -> rusqlite::Result<()> {
     let transaction = db.transaction()?;
     transaction.execute_batch(TABLES)?;
     for table in block::create_tables() {
         transaction.execute_batch(table)?;
     }
-    // 64 bits: two devices of a fleet must not meet, and batch ids stay short.
-    let store_id = format!("{:016x}", fastrand::u64(..));
     transaction.execute("INSERT INTO meta (key, value) VALUES ('store_id', ?1)", [store_id])?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()

@@ -311,3 +311,14 @@ fn a_database_of_a_newer_agent_is_refused() {
     let error = open(settings, Arc::new(Progress::default())).expect_err("refused");
     assert!(error.to_string().contains("schema version 99"), "{error}");
 }
+
+#[tokio::test]
+async fn two_stores_have_two_ids_whatever_the_time_since_boot() {
+    let ids = [0, 1].map(|_| {
+        let dir = tempfile::tempdir().unwrap();
+        // What two devices of one image may have in common.
+        fastrand::seed(7);
+        Opened::at(dir.path()).store.id().to_owned()
+    });
+    assert_ne!(ids[0], ids[1]);
+}
