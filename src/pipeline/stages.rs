@@ -50,12 +50,12 @@ impl Stages {
     ) -> Committed {
         let mut committed = Committed::default();
         for (reason, sensor) in batch.refusals() {
-            counters.refuse(reason, sensor);
+            self.count_refusal(reason, sensor, counters);
             committed.refused += 1;
         }
         for reading in batch.readings() {
             if let Some(reason) = validate::refusal(&reading, now) {
-                counters.refuse(reason, reading.sensor_name);
+                self.count_refusal(reason, reading.sensor_name, counters);
                 committed.refused += 1;
             } else if self.process(reading, staged, counters) {
                 committed.accepted += 1;
@@ -69,6 +69,12 @@ impl Stages {
         let errors = self.rules.counters().map(|(_, rule)| rule.evaluation_errors.load(Relaxed)).sum();
         counters.rule_errors.store(errors, Relaxed);
         committed
+    }
+
+    /// Counts under the sensor's name only where the privacy policy leaves that alone: the counts stand
+    /// on the health page.
+    fn count_refusal(&mut self, reason: Refusal, sensor: &str, counters: &Counters) {
+        counters.refuse(reason, if self.firewall.shows_name(sensor) { sensor } else { "" });
     }
 
     /// Emits the windows that ended, by the wall clock `now`, without a reading to say so.
@@ -165,5 +171,40 @@ fn emit_window(
     counters.windows_emitted.fetch_add(1, Relaxed);
     if let Verdict::Keep { outbound, local } = firewall.judge(reading) {
         stage(staged, Lane::Telemetry, deliver, outbound, local);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::privacy::{HashKey, SensorRule};
+
+    #[test]
+    fn a_refusal_of_a_private_sensor_is_counted_without_its_name() {
+        let rule = |sensor: &str, action| SensorRule { sensor: sensor.to_owned(), action };
+        let settings = privacy::Settings {
+            enabled: true,
+            rules: vec![rule("badge-*", Action::Hash), rule("*-bedroom", Action::Drop)],
+            ..privacy::Settings::default()
+        };
+        let mut stages = Stages {
+            firewall: Firewall::new(&settings, HashKey::new(&[7; 32])),
+            rules: Rules::new(&[]).unwrap(),
+            windows: Windows::new(&[]),
+            deliver: true,
+        };
+        let mut batch = Batch::default();
+        let long = format!("{}-bedroom", "x".repeat(300));
+        for sensor_name in ["badge-7", "door", &long] {
+            batch.push(Reading { sensor_name, timestamp: 0.0, value: 1.0, unit: "", metadata: "{}" });
+        }
+        for sensor in ["the-bedroom", "door", &long] {
+            batch.refuse(Refusal::Malformed, sensor);
+        }
+        let counters = Counters::default();
+        let committed = stages.take_in(&batch, 1_800_000_000.0, &mut Staged::default(), &counters);
+        assert_eq!((committed.accepted, committed.refused), (0, 6));
+        let names: Vec<_> = counters.refused_by_sensor().into_keys().collect();
+        assert_eq!(names, ["", "door"]);
     }
 }

@@ -7,7 +7,7 @@ use super::action::Actions;
 use super::fields::{Destination, FieldRules, MASKED_EMPTY, MustDrop};
 use super::policy::{Decision, Policy};
 use super::{Action, Counters, HashKey, Settings};
-use crate::reading::Reading;
+use crate::reading::{Reading, SENSOR_NAME_BYTES_MAX};
 
 /// What becomes of a reading.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,6 +73,13 @@ impl Firewall {
         }
         let index = self.look_up(sensor);
         self.known[index].decision.sensor.strictest()
+    }
+
+    /// Whether the name of `sensor` may stand on a page or in a log: nothing is done to its readings. A
+    /// name that is as long as one may be can have been cut, and no pattern is sure to know it then.
+    pub fn shows_name(&mut self, sensor: &str) -> bool {
+        self.policy.is_empty()
+            || sensor.len() < SENSOR_NAME_BYTES_MAX && self.sensor_action(sensor) == Action::Allow
     }
 
     /// Decides about one reading.
