@@ -98,9 +98,9 @@ impl Queue {
         frozen.map(|range| self.end(range)).max()
     }
 
-    /// Whether anything in `first..end` is undelivered.
-    pub fn is_pending(&self, lane: Lane, first: u64, end: u64) -> bool {
-        self.within(lane, first, end).next().is_some()
+    /// One behind the last item of the undelivered ranges that have items in `first..end`.
+    pub fn pending_until(&self, lane: Lane, first: u64, end: u64) -> Option<u64> {
+        self.within(lane, first, end).map(|range| self.end(range)).max()
     }
 
     /// The lowest undelivered sequence number of `lane`.

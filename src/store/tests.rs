@@ -322,3 +322,31 @@ async fn two_stores_have_two_ids_whatever_the_time_since_boot() {
     });
     assert_ne!(ids[0], ids[1]);
 }
+
+#[tokio::test]
+async fn history_goes_before_an_older_backlog() {
+    let dir = tempfile::tempdir().unwrap();
+    let size_bytes_max = 512 * 1024;
+    let mut random = fastrand::Rng::with_seed(3);
+    let mut noise = |_| (0..1000).map(|_| random.alphanumeric()).collect::<String>();
+    let opened = Opened::with_size(dir.path(), size_bytes_max);
+    opened.append(Lane::Telemetry, (0..105).map(&mut noise)).await;
+    opened.close().await;
+    let opened = Opened::with_size(dir.path(), size_bytes_max);
+    let backlog = opened.next().await.unwrap();
+    assert_eq!(backlog.key.first, 1);
+    opened.store.settle(backlog.key, Outcome::Delivered).await.unwrap();
+    // Newer data is delivered before the rest of the backlog, and is history behind it from then on.
+    for _ in 0..100 {
+        opened.append(Lane::Telemetry, (0..10).map(&mut noise)).await;
+        let batch = opened.next().await.unwrap();
+        assert!(batch.key.first > 105);
+        opened.store.settle(batch.key, Outcome::Delivered).await.unwrap();
+    }
+    opened.store.ping().await.unwrap();
+    let counters = opened.store.counters().clone();
+    assert!(counters.store_bytes.load(Relaxed) <= size_bytes_max);
+    assert_eq!(counters.dropped[Lane::Telemetry.index()].load(Relaxed), 0);
+    assert_eq!(counters.pending().total(), 95);
+    opened.close().await;
+}

@@ -26,6 +26,9 @@ const COMMANDS_MAX: usize = 64;
 const GROUP_BYTES_MAX: usize = 1024 * 1024;
 /// Between two attempts to commit while the disk is full.
 const DISK_FULL_WAIT: Duration = Duration::from_secs(1);
+/// A disk that has been full for so long is not freed by others: delivery cannot go on either, as its
+/// records need room too, so the oldest undelivered items make some.
+const DISK_FULL_PATIENCE: Duration = Duration::from_secs(300);
 /// Retention frees down to this share of the size limit, so that it does not run at every commit.
 const RETENTION_PERCENT: u64 = 95;
 /// Most blocks that one pass of retention deletes, which bounds the time and size of its commit.
@@ -64,6 +67,7 @@ pub fn open(
         counters: counters.clone(),
         pending: pending_sender,
         progress,
+        disk_full_since: None,
     };
     worker.counters.dead_letters.store(count_dead_letters(&worker.db)?, Relaxed);
     worker.publish()?;
@@ -96,6 +100,17 @@ struct Worker {
     counters: Arc<Counters>,
     pending: watch::Sender<Pending>,
     progress: Arc<Progress>,
+    /// Boot clock; while commits wait for room.
+    disk_full_since: Option<Duration>,
+}
+
+/// What retention may delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GiveUp {
+    /// What is delivered, or was never to be delivered.
+    HistoryOnly,
+    /// Undelivered items too, once there is no history left.
+    Anything,
 }
 
 /// What shares one commit.
@@ -160,6 +175,7 @@ impl Worker {
                 Err(error) => return Err(error),
             }
         };
+        self.disk_full_since = None;
         if self.counters.disk_full.swap(false, Relaxed) {
             tracing::info!("the disk has room again: commits go on");
         }
@@ -364,7 +380,15 @@ impl Worker {
             tracing::error!(error = %Chain(error), "the disk is full: what comes in waits until there is room");
         }
         self.progress.moved(clock::since_boot());
-        if !self.drop_blocks(0).unwrap_or(false) {
+        // History goes at once. Somebody else may have filled the disk for a moment, so what was
+        // acknowledged and not delivered goes only after a long wait, and then bit by bit.
+        let since = *self.disk_full_since.get_or_insert_with(clock::since_boot);
+        let has_waited = clock::since_boot().saturating_sub(since) >= DISK_FULL_PATIENCE;
+        let dropped = match self.drop_blocks(0, RETENTION_BLOCKS_MAX, GiveUp::HistoryOnly) {
+            Ok(false) if has_waited => self.drop_blocks(0, 1, GiveUp::Anything),
+            dropped => dropped,
+        };
+        if !dropped.unwrap_or(false) {
             self.roll_back()?;
             thread::sleep(DISK_FULL_WAIT);
         }
@@ -388,7 +412,8 @@ impl Worker {
         if self.counters.store_bytes.load(Relaxed) <= self.settings.size_bytes_max {
             return Ok(());
         }
-        match self.drop_blocks(self.settings.size_bytes_max / 100 * RETENTION_PERCENT) {
+        let target_bytes = self.settings.size_bytes_max / 100 * RETENTION_PERCENT;
+        match self.drop_blocks(target_bytes, RETENTION_BLOCKS_MAX, GiveUp::Anything) {
             Err(error) if is_disk_full(&error) => self.roll_back(),
             result => result.map(|_| ()),
         }
@@ -396,16 +421,16 @@ impl Worker {
 
     /// Deletes the oldest blocks until at most `target_bytes` are in use, in a commit of its own.
     /// Returns whether anything could go.
-    fn drop_blocks(&mut self, target_bytes: u64) -> Result<bool, Error> {
+    fn drop_blocks(&mut self, target_bytes: u64, blocks_max: usize, give_up: GiveUp) -> Result<bool, Error> {
         let mut any = false;
         let mut lost = 0;
         self.begin()?;
         self.remember_sequences()?;
-        for _ in 0..RETENTION_BLOCKS_MAX {
+        for _ in 0..blocks_max {
             if self.used_bytes()? <= target_bytes {
                 break;
             }
-            let Some((lane, first, end)) = self.oldest_to_drop()? else { break };
+            let Some((lane, first, end)) = self.oldest_to_drop(give_up)? else { break };
             let dropped = self.queue.give_up(&self.db, lane, first, end)?;
             if lane != Lane::Local {
                 self.counters.dropped[lane.index()].fetch_add(dropped, Relaxed);
@@ -425,13 +450,19 @@ impl Worker {
         Ok(any)
     }
 
-    fn oldest_to_drop(&self) -> Result<Option<(Lane, u64, u64)>, Error> {
+    fn oldest_to_drop(&self, give_up: GiveUp) -> Result<Option<(Lane, u64, u64)>, Error> {
         let mut oldest = Vec::with_capacity(Lane::ALL.len());
         let mut ranges = [(0, 0); 5];
-        for lane in Lane::ALL {
-            let Some((first, end, time_max)) = self.oldest_free(lane)? else { continue };
-            ranges[lane.index()] = (first, end);
-            oldest.push(Oldest { lane, time_max, settled: !self.queue.is_pending(lane, first, end) });
+        for settled in [true, false] {
+            // Nothing undelivered goes while there is history, wherever in its lane that lies.
+            if !settled && (!oldest.is_empty() || give_up == GiveUp::HistoryOnly) {
+                break;
+            }
+            for lane in Lane::ALL {
+                let Some((first, end, time_max)) = self.oldest_free(lane, settled)? else { continue };
+                ranges[lane.index()] = (first, end);
+                oldest.push(Oldest { lane, time_max, settled });
+            }
         }
         Ok(retention::victim(&oldest).map(|lane| {
             let (first, end) = ranges[lane.index()];
@@ -439,17 +470,23 @@ impl Worker {
         }))
     }
 
-    /// The oldest block of `lane` that holds nothing of a frozen batch, which must stay whole: its
-    /// first number, the one behind its last, and the time of its newest item. Without delivery the
-    /// frozen ones are the oldest of all, and what comes behind them must still make room.
-    fn oldest_free(&self, lane: Lane) -> Result<Option<(u64, u64, f64)>, Error> {
+    /// The oldest block of `lane` that holds nothing of a frozen batch, which must stay whole, and with
+    /// `settled` nothing undelivered either: its first number, the one behind its last, and the time of
+    /// its newest item. Without delivery the frozen ones are the oldest of all, and what comes behind
+    /// them must still make room; newer data that was delivered first lies behind the backlog.
+    fn oldest_free(&self, lane: Lane, settled: bool) -> Result<Option<(u64, u64, f64)>, Error> {
         let mut from = 0;
         while let Some((first, count, time_max)) = block::oldest(&self.db, lane, from)? {
             let end = first + count;
-            match self.queue.frozen_until(lane, first, end) {
+            let held_until = if settled {
+                self.queue.pending_until(lane, first, end)
+            } else {
+                self.queue.frozen_until(lane, first, end)
+            };
+            match held_until {
                 None => return Ok(Some((first, end, time_max))),
                 // A block that begins within the batch holds some of it.
-                Some(frozen_end) => from = end.max(frozen_end),
+                Some(held_end) => from = end.max(held_end),
             }
         }
         Ok(None)
