@@ -78,11 +78,20 @@ pub enum Refusal {
     Size,
     /// The privacy firewall drops this sensor or field.
     Privacy,
+    /// It came on a topic that no device is configured for any more.
+    NotConfigured,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 6] =
-        [Self::Malformed, Self::Incomplete, Self::NotFinite, Self::Time, Self::Size, Self::Privacy];
+    pub const ALL: [Self; 7] = [
+        Self::Malformed,
+        Self::Incomplete,
+        Self::NotFinite,
+        Self::Time,
+        Self::Size,
+        Self::Privacy,
+        Self::NotConfigured,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -92,6 +101,7 @@ impl Refusal {
             Self::Time => "time",
             Self::Size => "size",
             Self::Privacy => "privacy",
+            Self::NotConfigured => "not_configured",
         }
     }
 }

@@ -38,6 +38,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// At the end: for commits under way and their acknowledgements.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Of one connection, for topics that are not configured any more.
+const UNSUBSCRIBES_MAX: u32 = 64;
+/// A deeper topic has so many filters that only those without `+` are tried.
+const PLUS_LEVELS_MAX: usize = 6;
+/// Levels of a topic up to which `#` is tried.
+const HASH_LEVELS_MAX: usize = 64;
+
 /// Why a connection ended.
 pub enum Error {
     /// The broker is not there, or refused us: try again.
@@ -76,6 +83,8 @@ struct Session<'s> {
     unacknowledged: usize,
     connected: bool,
     is_leaving: bool,
+    /// What the session of the broker is rid of, as messages show that it is still in there.
+    unsubscribing: Unsubscribing,
 }
 
 /// Connects and receives until told to stop. `failures` is set to 0 once connected.
@@ -100,6 +109,7 @@ pub async fn run(
         unacknowledged: 0,
         connected: false,
         is_leaving: false,
+        unsubscribing: Unsubscribing::default(),
     };
     let mut stop = pin!(intake.stop.cancelled());
     loop {
@@ -169,7 +179,11 @@ impl Session<'_> {
             Packet::PubRel(release) => {
                 self.resumed.stored_qos2.remove(&release.pkid);
             }
-            Packet::SubAck(suback) => self.check_subscriptions(&suback),
+            Packet::SubAck(suback) => {
+                self.check_subscriptions(&suback);
+                self.unsubscribing.may_ask = true;
+            }
+            Packet::UnsubAck(_) => self.unsubscribing.may_ask = true,
             _ => {}
         }
     }
@@ -207,15 +221,17 @@ impl Session<'_> {
         let Ok(name) = std::str::from_utf8(&publish.topic) else {
             return self.batch.refuse(Refusal::Malformed, "");
         };
-        // A topic that is not configured any more, of a session that the broker kept.
-        let Some(topic) = self.route.find(name) else { return };
-        let Ok(payload) = std::str::from_utf8(&publish.payload) else {
-            return self.batch.refuse(Refusal::Malformed, name);
+        let Some(topic) = self.route.find(name) else {
+            self.batch.refuse(Refusal::NotConfigured, name);
+            return self.unsubscribe(name);
         };
         let sensor_name = match topic.sensor_name_from {
             NameFrom::Topic => name,
             NameFrom::LastLevel => name.rsplit('/').next().unwrap_or(name),
             NameFrom::Device => &topic.device,
+        };
+        let Ok(payload) = std::str::from_utf8(&publish.payload) else {
+            return self.batch.refuse(Refusal::Malformed, sensor_name);
         };
         let defaults = Defaults {
             sensor_name: Some(sensor_name),
@@ -230,6 +246,27 @@ impl Session<'_> {
             }
         } else {
             json::push_line(&mut self.batch, payload, &defaults);
+        }
+    }
+
+    /// Has the broker forget the subscription that brought a message of the topic `name`: one of a device
+    /// that is not configured any more, in a session that the broker kept. Which filter that was nobody
+    /// remembers, so it is asked to forget every one that matches; none of them is configured.
+    fn unsubscribe(&mut self, name: &str) {
+        if self.is_leaving || !self.unsubscribing.may_ask || self.unsubscribing.asked >= UNSUBSCRIBES_MAX {
+            return;
+        }
+        // Without room in the client's queue the next such message asks.
+        if self.client.try_unsubscribe_many(filters_of(name)).is_ok() {
+            self.unsubscribing.may_ask = false;
+            self.unsubscribing.asked += 1;
+            if self.unsubscribing.asked == 1 {
+                tracing::warn!(
+                    broker = %self.source.host,
+                    "mqtt: the broker still sends topics that no device is configured for; they are counted as \
+                     refused and unsubscribed"
+                );
+            }
         }
     }
 
@@ -324,6 +361,35 @@ impl Session<'_> {
     }
 }
 
+/// One UNSUBSCRIBE at a time, so that a flood of old messages cannot fill the client's queue.
+#[derive(Debug, Default)]
+struct Unsubscribing {
+    /// Nothing that was asked of the broker is unanswered.
+    may_ask: bool,
+    asked: u32,
+}
+
+/// The topic filters that match the topic `name`.
+fn filters_of(name: &str) -> Vec<String> {
+    let levels: Vec<&str> = name.split('/').collect();
+    let variants = |count: usize| {
+        let masks = if count <= PLUS_LEVELS_MAX { 1_u32 << count } else { 1 };
+        let levels = &levels[..count];
+        (0..masks).map(move |mask| {
+            let level = |(at, level): (usize, &&'_ str)| {
+                if at < PLUS_LEVELS_MAX && mask & 1 << at != 0 { "+".to_owned() } else { (*level).to_owned() }
+            };
+            levels.iter().enumerate().map(level).collect::<Vec<_>>().join("/")
+        })
+    };
+    let mut filters: Vec<String> = variants(levels.len()).collect();
+    filters.push("#".to_owned());
+    for count in 1..=levels.len().min(HASH_LEVELS_MAX) {
+        filters.extend(variants(count).map(|filter| format!("{filter}/#")));
+    }
+    filters
+}
+
 /// The acknowledgements of the oldest batch under way, once it is committed; `None` when it will not
 /// be. Never resolves while none is under way.
 async fn receipt(in_flight: &mut VecDeque<InFlight>) -> Option<Vec<ManualAck>> {
@@ -372,4 +438,23 @@ fn connect(source: &Source, intake: &Intake) -> Result<(AsyncClient, EventLoop),
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(config))));
     }
     Ok(AsyncClient::builder(options).capacity(REQUESTS_MAX).build())
+}
+
+#[cfg(test)]
+mod tests {
+    use rumqttc::mqttbytes::{matches, valid_filter};
+
+    use super::*;
+
+    #[test]
+    fn the_filters_of_a_topic_are_all_that_match_it() {
+        let mut filters = filters_of("a/b");
+        filters.sort();
+        assert_eq!(filters, ["#", "+/#", "+/+", "+/+/#", "+/b", "+/b/#", "a/#", "a/+", "a/+/#", "a/b", "a/b/#"]);
+        for name in ["a", "/a", "a//b/", "1/2/3/4/5/6/7/8", &"x/".repeat(500)] {
+            let filters = filters_of(name);
+            assert!(filters.len() <= 200, "{}", filters.len());
+            assert!(filters.iter().all(|filter| valid_filter(filter) && matches(name, filter)), "{filters:?}");
+        }
+    }
 }

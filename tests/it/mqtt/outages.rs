@@ -7,6 +7,7 @@ use crate::harness::broker::{Broker, Options, Persistence};
 use crate::harness::cloud::Cloud;
 use crate::harness::daemon::Home;
 use crate::harness::publisher::Publisher;
+use crate::harness::until;
 
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_while_the_broker_restarts() {
@@ -179,4 +180,34 @@ fn client_ids(log: &str) -> Vec<String> {
     let connected = log.lines().filter(|line| line.contains("New client connected"));
     let names = connected.filter_map(|line| line.split(" as ").nth(1)?.split(' ').next().map(str::to_owned));
     names.filter(|name| !name.starts_with("publisher-")).collect()
+}
+
+#[tokio::test]
+async fn a_topic_that_is_no_longer_configured_is_counted_and_unsubscribed_from_the_kept_session() {
+    let (cloud, broker) = (Cloud::start().await, Broker::start(Options::default()).await);
+    let home = Home::new(&config(&broker, "", "old/+/#", &cloud));
+    let daemon = home.start().await;
+    broker.says("Sending SUBACK").await;
+    daemon.stop().await;
+    home.configure(&config(&broker, "", "p", &cloud));
+    let daemon = home.start().await;
+    daemon.says("mqtt: connected").await;
+    let publisher = Publisher::new(&broker);
+    let refused = |health: &serde_json::Value| health["refused"]["not_configured"].as_u64().unwrap();
+    until("the broker has forgotten the old topic", async || {
+        publisher.publish("old/a/b", "1", QoS::AtLeastOnce).await;
+        broker.log().contains("Sending UNSUBACK").then_some(())
+    })
+    .await;
+    daemon.health_shows("it is counted", |health| refused(health) > 0).await;
+    publisher.publish("old/a/b", "1", QoS::AtLeastOnce).await;
+    publish(&publisher, 7..8).await;
+    cloud.until_values(&[7]).await;
+    let before = refused(&daemon.health().await);
+    publisher.publish("old/a/b", "1", QoS::AtLeastOnce).await;
+    publish(&publisher, 8..9).await;
+    cloud.until_values(&[8]).await;
+    assert_eq!(refused(&daemon.health().await), before, "it still comes");
+    let log = daemon.stop().await;
+    assert!(log.contains("no device is configured for"), "{log}");
 }
