@@ -31,9 +31,9 @@ pub async fn bind_retrying(settings: &Settings, stop: &CancellationToken) -> Opt
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => {
-                if attempts_failed > 0 {
-                    tracing::info!(%address, attempts_failed, "the health server has its address now");
-                }
+                // With port 0 this is the only place that tells the one it got.
+                let address = listener.local_addr().unwrap_or(address);
+                tracing::info!(%address, attempts_failed, "the health server listens");
                 return Some(listener);
             }
             Err(error) => {

@@ -63,6 +63,18 @@ async fn without_a_service_manager_the_daemon_runs_and_binds_its_health_port_its
 }
 
 #[tokio::test]
+async fn with_port_0_the_log_says_where_the_health_page_is() {
+    let home = Home::new(&format!("[health]\nport = 0\n{SIMULATOR}"));
+    let daemon = home.spawn_without_socket(0);
+    let line = daemon.says("the health server listens").await;
+    let address = line.split("address=127.0.0.1:").nth(1).expect("an address").split_whitespace().next();
+    let port: u16 = address.unwrap().parse().unwrap();
+    let request = "GET /health HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
+    assert_eq!(exchange(([127, 0, 0, 1], port).into(), request).await.unwrap().0, 200);
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn sigterm_with_a_hanging_endpoint_ends_within_the_bound_and_loses_nothing() {
     let cloud = Cloud::behaving(Behaviour { delay_seconds: 60.0, ..Behaviour::default() }).await;
     let door = Door::new();
