@@ -100,7 +100,12 @@ pub async fn run(
         tokio::select! {
             () = &mut handle_signals => {}
             () = stop.cancelled() => break None,
-            () = reload.notified() => reloader.reload(&mut inbound).await,
+            // A full disk can hold up a reload; a request to stop does not wait for it.
+            () = reload.notified() => tokio::select! {
+                () = reloader.reload(&mut inbound) => {}
+                () = &mut handle_signals => {}
+                () = stop.cancelled() => break None,
+            },
             end = inbound.next_end() => if let Some(error) = early_end(end) { break Some(error) },
             end = outbound.next_end() => if let Some(error) = early_end(end) { break Some(error) },
             end = &mut store_end => break Some(store_ended(end).err().unwrap_or_else(|| anyhow!("the store ended early"))),
