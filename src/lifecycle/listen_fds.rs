@@ -105,7 +105,9 @@ fn not_listening(fd: &OwnedFd) -> io::Result<Option<&'static str>> {
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// systemd names a socket after its unit unless `FileDescriptorName=` says otherwise.
-const NAMES: [&str; 2] = ["health", "pyvorin-edge.socket"];
+/// `unknown` is what sd_listen_fds_with_names(3) calls a socket that comes without LISTEN_FDNAMES, as from
+/// systemd-socket-activate: there is only one socket that it can be.
+const NAMES: [&str; 3] = ["health", "pyvorin-edge.socket", "unknown"];
 
 /// Bounds what a wrong environment can make us close.
 const PASSED_MAX: usize = 16;
