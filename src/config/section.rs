@@ -227,9 +227,10 @@ impl<'a> Section<'a> {
         };
         let mut strings = Vec::with_capacity(table.len());
         for (name, entry) in table {
-            match &entry.node.value {
-                Value::String(text) => strings.push((name.clone(), text.clone())),
-                other => self.problems.add(
+            match (&entry.node.value, entry.node.value.text()) {
+                (_, Some(text)) => strings.push((name.clone(), text.to_owned())),
+                (Value::Refused, None) => {}
+                (other, None) => self.problems.add(
                     Some(&entry.node.place),
                     format!("{}.{name}: {} where a string is needed", self.path_of(key), other.kind()),
                 ),
