@@ -53,6 +53,7 @@ pub async fn run(
     let upload_progress = Arc::new(Progress::default());
     let mut checks = parts.progress.to_vec();
     checks.push(("uploader", upload_progress.clone()));
+    let stages: Vec<_> = checks.iter().map(|(_, progress)| progress.clone()).collect();
     let watchdog = Watchdog::new(notifier.clone(), systemd::watchdog_interval(), checks);
     let (cloud, cloud_receiver) = watch::channel(config.cloud.clone());
 
@@ -78,7 +79,7 @@ pub async fn run(
     );
     spawn_health(&mut outbound, &config, view, egress.clone())?;
     let pinged = store.clone();
-    let watch_over = watchdog.run(move || answers(pinged.clone()), egress.clone());
+    let watch_over = watchdog.run(move || answers(pinged.clone(), stages.clone()), egress.clone());
     outbound.spawn("watchdog", async {
         watch_over.await;
         anyhow::Ok(())
@@ -153,9 +154,14 @@ pub fn store_ended(end: Result<Result<(), store::Error>, RecvError>) -> anyhow::
     }
 }
 
-/// A full disk is waited out, so a store that waits for room counts as alive.
-async fn answers(store: Store) -> bool {
-    store.counters().is_disk_full() || store.ping().await.is_ok()
+/// A full disk is waited out, so a store that waits for room counts as alive, and so do the stages that
+/// wait for the store: a restart would make no room, and lose what they hold.
+async fn answers(store: Store, stages: Vec<Arc<Progress>>) -> bool {
+    if store.counters().is_disk_full() {
+        stages.iter().for_each(|stage| stage.idle());
+        return true;
+    }
+    store.ping().await.is_ok()
 }
 
 fn early_end(end: TaskEnd) -> Option<anyhow::Error> {
@@ -192,4 +198,29 @@ fn spawn_health(
         anyhow::Ok(())
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stage_that_waits_for_room_on_the_disk_is_not_stuck() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = store::Settings {
+            state_dir: dir.path().to_owned(),
+            size_bytes_max: 1 << 20,
+            commit_interval: Duration::from_secs(1),
+        };
+        let (store, _end) = store::open(settings, Arc::default()).unwrap();
+        let uploader = Arc::new(Progress::default());
+        uploader.moved(Duration::from_secs(1));
+        assert!(answers(store.clone(), vec![uploader.clone()]).await);
+        assert!(uploader.stuck_for(Duration::from_secs(100)).is_some());
+        store.counters().disk_full.store(true, Relaxed);
+        assert!(answers(store, vec![uploader.clone()]).await);
+        assert_eq!(uploader.stuck_for(Duration::from_secs(100)), None);
+    }
 }
