@@ -350,3 +350,23 @@ async fn history_goes_before_an_older_backlog() {
     assert_eq!(counters.pending().total(), 95);
     opened.close().await;
 }
+
+#[tokio::test]
+async fn what_was_set_aside_is_bounded_and_the_oldest_goes_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Opened::at(dir.path());
+    let want = Want { items_max: 6000, ..WANT };
+    for start in [0, 6000] {
+        opened.append(Lane::Logs, items(start..start + 6000)).await;
+        let batch = opened.store.next_batch(want).await.unwrap().unwrap();
+        assert_eq!(batch.key.count(), 6000);
+        let outcome = Outcome::DeadLetter { reason: "no".to_owned() };
+        opened.store.settle(batch.key, outcome).await.unwrap();
+    }
+    opened.store.ping().await.unwrap();
+    let counted = opened.store.counters().dead_letters.load(Relaxed);
+    opened.close().await;
+    let reopened = Opened::at(dir.path());
+    assert_eq!((counted, reopened.store.counters().dead_letters.load(Relaxed)), (10_000, 10_000));
+    reopened.close().await;
+}

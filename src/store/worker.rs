@@ -33,6 +33,9 @@ const DISK_FULL_PATIENCE: Duration = Duration::from_secs(300);
 const RETENTION_PERCENT: u64 = 95;
 /// Most blocks that one pass of retention deletes, which bounds the time and size of its commit.
 const RETENTION_BLOCKS_MAX: usize = 256;
+/// Items set aside; beyond it the oldest go, or an endpoint that refuses one sensor for years would leave
+/// no room for anything else.
+const DEAD_LETTERS_MAX: u64 = 10_000;
 /// SQLite and zstd need little; the default of 2 MiB would count against the memory plan.
 const STACK_BYTES: usize = 512 * 1024;
 
@@ -261,7 +264,14 @@ impl Worker {
                 .execute(params![key.lane as i64, number(sequence), now, reason, item])
                 .map_err(|source| Error::Sqlite { what: "cannot set an item aside", source })?;
         }
-        self.counters.dead_letters.fetch_add(key.count(), Relaxed);
+        drop(insert);
+        // Their ids are never reused and have no gaps but at the start.
+        self.db
+            .prepare_cached("DELETE FROM dead_letter WHERE id <= (SELECT max(id) FROM dead_letter) - ?1")
+            .and_then(|mut delete| delete.execute([number(DEAD_LETTERS_MAX)]))
+            .map_err(|source| Error::Sqlite { what: "cannot drop the oldest of what was set aside", source })?;
+        let kept = self.counters.dead_letters.load(Relaxed) + key.count();
+        self.counters.dead_letters.store(kept.min(DEAD_LETTERS_MAX), Relaxed);
         Ok(())
     }
 
