@@ -269,7 +269,10 @@ impl Worker {
         self.db
             .prepare_cached("DELETE FROM dead_letter WHERE id <= (SELECT max(id) FROM dead_letter) - ?1")
             .and_then(|mut delete| delete.execute([number(DEAD_LETTERS_MAX)]))
-            .map_err(|source| Error::Sqlite { what: "cannot drop the oldest of what was set aside", source })?;
+            .map_err(|source| Error::Sqlite {
+                what: "cannot drop the oldest of what was set aside",
+                source,
+            })?;
         let kept = self.counters.dead_letters.load(Relaxed) + key.count();
         self.counters.dead_letters.store(kept.min(DEAD_LETTERS_MAX), Relaxed);
         Ok(())
