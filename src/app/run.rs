@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot::error::RecvError;
+use tokio::sync::oneshot::{self, error::RecvError};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -115,25 +115,12 @@ pub async fn run(
 
     phase.send_replace(Phase::Stopping);
     notifier.stopping("stopping: finishing what was accepted");
-    let deadline = Instant::now() + DRAIN_DEADLINE;
+    // After a failure the store may have ended already, and its end is received only once.
+    let awaited = failure.is_none().then_some(store_end);
     let drained = async {
         intake.cancel();
         drop(reloader);
-        let mut late = inbound.drain(INTAKE_DEADLINE).await;
-        egress.cancel();
-        late.extend(outbound.drain(deadline.saturating_duration_since(Instant::now())).await);
-        if !late.is_empty() {
-            tracing::warn!(tasks = late.join(", "), "tasks did not end in time and were aborted");
-        }
-        if failure.is_none() {
-            match timeout_at(deadline, store_end).await {
-                Ok(end) => store_ended(end)?,
-                Err(_) => {
-                    return Err(anyhow!("the store did not close in time; what it acknowledged is safe"));
-                }
-            }
-        }
-        anyhow::Ok(())
+        drain(&mut inbound, &mut outbound, &egress, awaited).await
     };
     // Signals are still served: a second one ends the process at once.
     let drained = tokio::select! {
@@ -143,6 +130,27 @@ pub async fn run(
     match failure {
         Some(error) => Err(error),
         None => drained.inspect(|()| tracing::info!("the agent has stopped")),
+    }
+}
+
+/// Waits for the tasks and the store to end once the intake is cancelled, at most [`DRAIN_DEADLINE`].
+async fn drain(
+    inbound: &mut Supervisor,
+    outbound: &mut Supervisor,
+    egress: &CancellationToken,
+    store_end: Option<oneshot::Receiver<Result<(), store::Error>>>,
+) -> anyhow::Result<()> {
+    let deadline = Instant::now() + DRAIN_DEADLINE;
+    let mut late = inbound.drain(INTAKE_DEADLINE).await;
+    egress.cancel();
+    late.extend(outbound.drain(deadline.saturating_duration_since(Instant::now())).await);
+    if !late.is_empty() {
+        tracing::warn!(tasks = late.join(", "), "tasks did not end in time and were aborted");
+    }
+    let Some(store_end) = store_end else { return Ok(()) };
+    match timeout_at(deadline, store_end).await {
+        Ok(end) => store_ended(end),
+        Err(_) => Err(anyhow!("the store did not close in time; what it acknowledged is safe")),
     }
 }
 

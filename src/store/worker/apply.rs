@@ -1,0 +1,169 @@
+//! What commands do to the database: items, outcomes and audit records go in, a batch comes out. Each
+//! begins a transaction when none is open; the commit is the loop's.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use rusqlite::params;
+
+use crate::clock;
+use crate::privacy::audit;
+
+use super::{Group, Worker};
+use crate::store::block::{self, number};
+use crate::store::{AuditEntry, BatchKey, Error, FrozenBatch, Lane, Outcome, Want};
+
+impl Worker {
+    pub(super) fn append(&mut self, lane: Lane, group: &Group) -> Result<(), Error> {
+        let text = &group.staged.lanes[lane.index()];
+        if text.count == 0 {
+            return Ok(());
+        }
+        self.begin()?;
+        for piece in text.pieces(block::PIECE_BYTES_MAX) {
+            let first = self.queue.next_sequence(lane);
+            let bytes = block::insert(&self.db, &mut self.codec, lane, first, text, piece)?;
+            self.queue.appended(lane, piece.1, clock::since_boot());
+            self.counters.commit_bytes.fetch_add(bytes, Relaxed);
+        }
+        Ok(())
+    }
+
+    pub(super) fn settle(&mut self, key: BatchKey, outcome: &Outcome) -> Result<(), Error> {
+        self.begin()?;
+        let known = match outcome {
+            Outcome::Delivered => self.queue.remove(&self.db, key)?,
+            Outcome::Split => self.queue.split(&self.db, key)?,
+            Outcome::DeadLetter { reason } => {
+                let known = self.queue.remove(&self.db, key)?;
+                if known {
+                    self.set_aside(key, reason)?;
+                }
+                known
+            }
+        };
+        if !known {
+            tracing::warn!(?key, ?outcome, "an outcome for a batch that is not frozen was ignored");
+        }
+        Ok(())
+    }
+
+    fn set_aside(&mut self, key: BatchKey, reason: &str) -> Result<(), Error> {
+        let now = clock::unix_seconds();
+        let (items, _) = self.read(key.lane, key.first, key.last, u64::MAX, usize::MAX)?;
+        let mut insert = self
+            .db
+            .prepare_cached(
+                "INSERT INTO dead_letter (lane, sequence, set_aside_at, reason, item) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )
+            .map_err(|source| Error::Sqlite { what: "cannot set an item aside", source })?;
+        for (sequence, item) in (key.first..).zip(items.split(|byte| *byte == b'\n')) {
+            insert
+                .execute(params![key.lane as i64, number(sequence), now, reason, item])
+                .map_err(|source| Error::Sqlite { what: "cannot set an item aside", source })?;
+        }
+        drop(insert);
+        // Their ids are never reused and have no gaps but at the start.
+        let forgotten = self
+            .db
+            .prepare_cached("DELETE FROM dead_letter WHERE id <= (SELECT max(id) FROM dead_letter) - ?1")
+            .and_then(|mut delete| delete.execute([number(DEAD_LETTERS_MAX)]))
+            .map_err(|source| Error::Sqlite {
+                what: "cannot drop the oldest of what was set aside",
+                source,
+            })?;
+        self.counters.dropped[key.lane.index()].fetch_add(forgotten as u64, Relaxed);
+        let kept = self.counters.dead_letters.load(Relaxed) + key.count();
+        self.counters.dead_letters.store(kept.min(DEAD_LETTERS_MAX), Relaxed);
+        Ok(())
+    }
+
+    pub(super) fn audit(&mut self, entry: &AuditEntry) -> Result<(), Error> {
+        self.begin()?;
+        let record = audit::next_record(&self.audit_hash, &entry.action, &entry.details, entry.timestamp);
+        self.db
+            .execute(
+                "INSERT INTO privacy_audit (timestamp, action, details, prev_hash, record_hash)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    record.timestamp,
+                    record.action,
+                    record.details,
+                    record.prev_hash,
+                    record.record_hash
+                ],
+            )
+            .map_err(|source| Error::Sqlite { what: "cannot write the audit chain", source })?;
+        self.audit_hash = record.record_hash;
+        Ok(())
+    }
+
+    pub(super) fn next_batch(&mut self, want: Want) -> Result<Option<FrozenBatch>, Error> {
+        for lane in Lane::DELIVERED {
+            if let Some((key, frozen_at)) = self.queue.frozen(lane) {
+                let (items, _) = self.read(lane, key.first, key.last, u64::MAX, usize::MAX)?;
+                return Ok(Some(self.batch(key, frozen_at, items)));
+            }
+            self.begin()?;
+            let since_boot = clock::since_boot();
+            let Some(source) = self.queue.choose(&self.db, lane, want, since_boot)? else { continue };
+            let bytes_max = want.bytes_max as usize;
+            let (items, last) =
+                self.read(lane, source.first, source.last, u64::from(want.items_max), bytes_max)?;
+            let frozen_at = clock::unix_seconds();
+            let key = self.queue.freeze(&self.db, source, last, frozen_at, since_boot)?;
+            return Ok(Some(self.batch(key, frozen_at, items)));
+        }
+        Ok(None)
+    }
+
+    fn batch(&self, key: BatchKey, frozen_at: f64, mut items: Vec<u8>) -> FrozenBatch {
+        for byte in &mut items {
+            if *byte == b'\n' {
+                *byte = b',';
+            }
+        }
+        let batch_id = format!("pyv-{}-{}-{}-{}", self.store_id, key.lane as u8, key.first, key.last);
+        FrozenBatch { key, batch_id, timestamp: frozen_at, items }
+    }
+
+    /// Items from `first` on as lines without a final line break, and the sequence number of the last
+    /// one: at most up to `last`, `items_max` items and `bytes_max` bytes, but at least one item.
+    fn read(
+        &mut self,
+        lane: Lane,
+        first: u64,
+        last: u64,
+        items_max: u64,
+        bytes_max: usize,
+    ) -> Result<(Vec<u8>, u64), Error> {
+        let last = last.min(first.saturating_add(items_max - 1));
+        let mut items = Vec::new();
+        let mut next = first;
+        while next <= last {
+            let block = block::at_or_after(&self.db, &mut self.codec, lane, next)?;
+            let Some(block) = block.filter(|block| block.first <= next) else {
+                return Err(Error::Damaged {
+                    what: "the delivery queue",
+                    detail: format!("item {next} of lane {lane:?} is not stored"),
+                });
+            };
+            let skipped = usize::try_from(next - block.first).unwrap_or(usize::MAX);
+            let wanted = usize::try_from(last.min(block.last()) - next + 1).unwrap_or(usize::MAX);
+            for line in block.lines.split(|byte| *byte == b'\n').skip(skipped).take(wanted) {
+                if next > first && items.len() + line.len() >= bytes_max {
+                    return Ok((items, next - 1));
+                }
+                if next > first {
+                    items.push(b'\n');
+                }
+                items.extend_from_slice(line);
+                next += 1;
+            }
+        }
+        Ok((items, last))
+    }
+}
+
+/// Items set aside; beyond it the oldest go, or an endpoint that refuses one sensor for years would leave
+/// no room for anything else.
+const DEAD_LETTERS_MAX: u64 = 10_000;
