@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::parts::Parts;
-use super::run::store_ended;
+use super::run::{DRAIN_DEADLINE, store_ended};
 use crate::config::Config;
 use crate::lifecycle::signals::Signals;
 use crate::lifecycle::supervisor::Supervisor;
@@ -56,11 +56,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         anyhow::Ok(())
     };
     let reload = Notify::new();
+    let end = async {
+        pass.await?;
+        store_ended(store_end.await)
+    };
+    let cut_short = async {
+        stop.cancelled().await;
+        tokio::time::sleep(DRAIN_DEADLINE).await;
+    };
     tokio::select! {
-        result = pass => result?,
+        result = end => result?,
+        () = cut_short => bail!("stopped on request before the pass was complete"),
         () = signals.run(stop.clone(), &reload, |code| std::process::exit(code)) => {}
     }
-    store_ended(store_end.await)?;
     if !failures.is_empty() {
         bail!("{}", failures.join("; "));
     }

@@ -164,6 +164,8 @@ pub enum Error {
     OldSqlite { found: String, needed: &'static str },
     #[error("{path} has schema version {found}, this agent knows up to {known}; install the newer agent again or move the file away", path = path.display())]
     NewerSchema { path: PathBuf, found: i64, known: i64 },
+    #[error("{path} is the database of another program; move it away, and this agent makes its own", path = path.display())]
+    Foreign { path: PathBuf },
     #[error("{what} {path}", path = path.display())]
     Io { what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{what}")]

@@ -41,13 +41,17 @@ pub fn open(path: &Path) -> Result<(Connection, String), Error> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
     let mut db = Connection::open_with_flags(path, flags).map_err(failed("cannot open the database"))?;
-    configure(&db).map_err(failed("cannot configure the database"))?;
+    // Before anything is changed: the file may not be ours.
     let version: i64 = db
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .map_err(failed("cannot read the schema version"))?;
     if version > SCHEMA_VERSION {
         return Err(Error::NewerSchema { path: path.to_owned(), found: version, known: SCHEMA_VERSION });
     }
+    if version == 0 && is_taken(&db).map_err(failed("cannot read the tables"))? {
+        return Err(Error::Foreign { path: path.to_owned() });
+    }
+    configure(&db).map_err(failed("cannot configure the database"))?;
     if version == 0 {
         let store_id = new_store_id(path)?;
         create(&mut db, &store_id).map_err(failed("cannot create the tables"))?;
@@ -83,6 +87,11 @@ fn new_store_id(path: &Path) -> Result<String, Error> {
         source: std::io::Error::other("getrandom failed"),
     })?;
     Ok(format!("{:016x}", u64::from_be_bytes(bytes)))
+}
+
+/// Whether the file holds tables, although it says it was not made by this agent.
+fn is_taken(db: &Connection) -> rusqlite::Result<bool> {
+    db.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_master)", [], |row| row.get(0))
 }
 
 fn create(db: &mut Connection, store_id: &str) -> rusqlite::Result<()> {

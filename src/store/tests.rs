@@ -370,3 +370,22 @@ async fn what_was_set_aside_is_bounded_and_the_oldest_goes_first() {
     assert_eq!((counted, reopened.store.counters().dead_letters.load(Relaxed)), (10_000, 10_000));
     reopened.close().await;
 }
+
+#[test]
+fn a_database_of_another_program_is_refused_and_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(DATABASE_FILE);
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_CREATE;
+    let db = rusqlite::Connection::open_with_flags(&path, flags).unwrap();
+    db.execute_batch("CREATE TABLE sync_queue (id INTEGER); INSERT INTO sync_queue VALUES (1)").unwrap();
+    drop(db);
+    let settings = Settings {
+        state_dir: dir.path().to_owned(),
+        size_bytes_max: 1 << 20,
+        commit_interval: Duration::from_secs(1),
+    };
+    let error = open(settings, Arc::new(Progress::default())).expect_err("refused");
+    assert!(error.to_string().contains("another program"), "{error}");
+    let db = rusqlite::Connection::open_with_flags(&path, flags).unwrap();
+    assert_eq!(db.query_row("SELECT count(*) FROM sync_queue", [], |row| row.get(0)), Ok(1_i64));
+}
