@@ -50,7 +50,8 @@ fn take_in(criterion: &mut Criterion) {
             bencher.iter_batched(
                 Staged::default,
                 |mut staged| {
-                    stages.take_in(&batch, NOW, &mut staged, &counters);
+                    let committed = stages.take_in(&batch, NOW, &mut staged, &counters);
+                    assert_eq!(committed.refused, 0, "a refusal is faster than a reading");
                     staged
                 },
                 BatchSize::LargeInput,
@@ -93,7 +94,7 @@ fn append(criterion: &mut Criterion) {
 fn open(folder: &Path) -> (Store, impl Sized) {
     let settings = store::Settings {
         state_dir: folder.to_owned(),
-        size_bytes_max: 64 * 1024 * 1024,
+        size_bytes_max: 4 * 1024 * 1024 * 1024,
         commit_interval: Duration::from_secs(1),
     };
     store::open(settings, Arc::new(Progress::default())).expect("the store opens")
@@ -121,7 +122,13 @@ fn stages(rules: usize) -> Stages {
 
 fn payloads(count: usize) -> Vec<String> {
     let mut load = Load::new(1);
-    (0..count).map(|index| load.next(NOW + index as f64 * 20e-6).payload.to_owned()).collect()
+    let (mut random, mut timestamp) = (fastrand::Rng::with_seed(1), NOW);
+    let mut payload = || {
+        // Evenly spaced times would compress too well.
+        timestamp += 40e-6 * random.f64();
+        load.next(timestamp).payload.to_owned()
+    };
+    (0..count).map(|_| payload()).collect()
 }
 
 fn batch(payloads: &[String]) -> Batch {
@@ -130,6 +137,7 @@ fn batch(payloads: &[String]) -> Batch {
     for payload in payloads {
         json::push_line(&mut batch, payload, &defaults);
     }
+    assert_eq!(batch.readings().len(), payloads.len(), "a refusal is faster than a reading");
     batch
 }
 

@@ -2,7 +2,7 @@
 //! page, stopped as systemd does it.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -42,7 +42,7 @@ impl Agent {
         write(&config, &configuration(folder, health_port, wiring))?;
         let name = format!("pyvorin-bench-{}-{}", std::process::id(), fastrand::u64(..));
         let notifications = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
-        notifications.set_read_timeout(Some(READY_MAX))?;
+        notifications.set_read_timeout(Some(SAMPLE_EVERY))?;
         let log = folder.join("agent.log");
         let (program, arguments) = command.split_first().context("no agent to start")?;
         let mut command = Command::new(program);
@@ -57,15 +57,7 @@ impl Agent {
         let started = Instant::now();
         let process = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
         let mut agent = Self { process: Owned(process), health_port, log, ready: Duration::ZERO };
-        let mut message = [0; 1024];
-        loop {
-            let length = notifications
-                .recv(&mut message)
-                .with_context(|| format!("no READY within {READY_MAX:?}; see {}", agent.log.display()))?;
-            if message[..length].starts_with(b"READY=1") {
-                break;
-            }
-        }
+        agent.wait_ready(&notifications, started + READY_MAX)?;
         agent.ready = started.elapsed();
         agent
             .wait(CONNECT_MAX, || {}, |page| page.contains(CONNECTED))
@@ -73,6 +65,30 @@ impl Agent {
         // The subscription follows the connection.
         std::thread::sleep(SUBSCRIBE);
         Ok(agent)
+    }
+
+    fn wait_ready(&mut self, notifications: &UnixDatagram, end: Instant) -> Result<()> {
+        let mut message = [0; 1024];
+        loop {
+            match notifications.recv(&mut message) {
+                Ok(length) if message[..length].starts_with(b"READY=1") => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            }
+            if let Some(status) = self.process.0.try_wait()? {
+                bail!("the agent ended with {status} before READY; it said: {}", self.said());
+            }
+            if Instant::now() >= end {
+                bail!("no READY within {READY_MAX:?}; the agent said: {}", self.said());
+            }
+        }
+    }
+
+    /// The end of its log, which goes with the folder.
+    fn said(&self) -> String {
+        let log = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&log[log.len().saturating_sub(SAID_BYTES_MAX)..]).into_owned()
     }
 
     pub fn usage(&self) -> Result<Usage> {
@@ -101,8 +117,7 @@ impl Agent {
     pub fn stop(self) -> Result<()> {
         let pid = Pid::from_child(&self.process.0);
         kill_process(pid, Signal::TERM)?;
-        let log = self.log.clone();
-        self.process.finish("the agent", STOP_MAX).with_context(|| format!("see {}", log.display()))
+        self.process.finish("the agent", STOP_MAX)
     }
 
     /// Samples every 100 ms, and reads the metrics rarely, because that is work of the agent.
@@ -113,7 +128,7 @@ impl Agent {
                 break;
             }
             if Instant::now() >= end {
-                bail!("waited for {limit:?}; see {}", self.log.display());
+                bail!("waited for {limit:?}; the agent said: {}", self.said());
             }
             sample();
             std::thread::sleep(SAMPLE_EVERY);
@@ -173,5 +188,6 @@ const STOP_MAX: Duration = Duration::from_secs(60);
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 /// A page costs the agent a fraction of a millisecond.
 const TURNS_PER_PAGE: u32 = 3;
+const SAID_BYTES_MAX: usize = 2000;
 const PAGE_MAX: Duration = Duration::from_secs(5);
 const PAGE_BYTES_MAX: u64 = 4 * 1024 * 1024;
