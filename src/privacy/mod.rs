@@ -54,32 +54,6 @@ impl FieldPattern {
 }
 
 impl Settings {
-    /// Looks for what could not protect anything.
-    ///
-    /// # Errors
-    /// The first pattern that is empty or too long, or a number of patterns above the limit, as a
-    /// message that begins with the key below `privacy`.
-    pub fn check(&self) -> Result<(), String> {
-        let patterns =
-            self.rules.len() + self.field_lists().iter().map(|(_, _, list)| list.len()).sum::<usize>();
-        if patterns > PATTERNS_MAX {
-            return Err(format!("rules: {patterns} rules and field patterns; give at most {PATTERNS_MAX}"));
-        }
-        for (index, rule) in self.rules.iter().enumerate() {
-            check_pattern(&rule.sensor).map_err(|message| format!("rules[{index}].sensor: {message}"))?;
-        }
-        for (name, _, list) in self.field_lists() {
-            for (index, pattern) in list.iter().enumerate() {
-                let (sensor, key) = pattern.parts();
-                sensor
-                    .map_or(Ok(()), check_pattern)
-                    .and_then(|()| check_pattern(key))
-                    .map_err(|message| format!("{name}[{index}]: {message}"))?;
-            }
-        }
-        Ok(())
-    }
-
     /// How many rules and field patterns are in force; none while the firewall is off.
     pub fn rules_active(&self) -> usize {
         if !self.enabled {
@@ -110,19 +84,6 @@ impl Settings {
     }
 }
 
-fn check_pattern(pattern: &str) -> Result<(), String> {
-    match pattern.len() {
-        0 => Err("an empty pattern matches nothing; give a name, or '*' for all".to_owned()),
-        1..=PATTERN_BYTES_MAX => Ok(()),
-        bytes => Err(format!("a pattern of {bytes} bytes; give at most {PATTERN_BYTES_MAX}")),
-    }
-}
-
-/// Most rules and field patterns together. Each new sensor is held against all of them.
-pub const PATTERNS_MAX: usize = 1024;
-/// Longest pattern in bytes, as long as the longest sensor name.
-pub const PATTERN_BYTES_MAX: usize = 256;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,19 +97,6 @@ mod tests {
         assert_eq!(FieldPattern("gps".into()).parts(), (None, "gps"));
         assert_eq!(FieldPattern("cam:gps".into()).parts(), (Some("cam"), "gps"));
         assert_eq!(FieldPattern("aa:bb:gps".into()).parts(), (Some("aa:bb"), "gps"));
-    }
-
-    #[test]
-    fn a_pattern_that_protects_nothing_is_refused_by_its_key() {
-        let settings = Settings { mask_fields: patterns(&["ok", "cam:"]), ..Settings::default() };
-        assert!(settings.check().unwrap_err().starts_with("mask_fields[1]: "));
-        let rule = SensorRule { sensor: String::new(), action: Action::Drop };
-        let settings = Settings { rules: vec![rule], ..Settings::default() };
-        assert!(settings.check().unwrap_err().starts_with("rules[0].sensor: "));
-        let settings = Settings { drop_fields: patterns(&["x"; PATTERNS_MAX + 1]), ..Settings::default() };
-        assert!(settings.check().is_err());
-        let settings = Settings { drop_fields: patterns(&["gps", "cam*:?"]), ..Settings::default() };
-        assert_eq!(settings.check(), Ok(()));
     }
 
     #[test]
