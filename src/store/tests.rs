@@ -24,9 +24,7 @@ impl Opened {
     }
 
     fn with_size(dir: &Path, size_bytes_max: u64) -> Self {
-        let settings =
-            Settings { state_dir: dir.to_owned(), size_bytes_max, commit_interval: Duration::from_secs(1) };
-        let (store, end) = open(settings, Arc::new(Progress::default())).expect("opens");
+        let (store, end) = open(settings(dir, size_bytes_max), Arc::new(Progress::default())).expect("opens");
         Self { store, end }
     }
 
@@ -50,6 +48,10 @@ impl Opened {
         drop(self.store);
         self.end.await.expect("the thread answers").expect("no failure");
     }
+}
+
+fn settings(dir: &Path, size_bytes_max: u64) -> Settings {
+    Settings { state_dir: dir.to_owned(), size_bytes_max, commit_interval: Duration::from_secs(1) }
 }
 
 fn items(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {
@@ -303,12 +305,7 @@ fn a_database_of_a_newer_agent_is_refused() {
     let db = rusqlite::Connection::open_with_flags(&path, flags).unwrap();
     db.pragma_update(None, "user_version", 99).unwrap();
     drop(db);
-    let settings = Settings {
-        state_dir: dir.path().to_owned(),
-        size_bytes_max: 1 << 20,
-        commit_interval: Duration::from_secs(1),
-    };
-    let error = open(settings, Arc::new(Progress::default())).expect_err("refused");
+    let error = open(settings(dir.path(), 1 << 20), Arc::new(Progress::default())).expect_err("refused");
     assert!(error.to_string().contains("schema version 99"), "{error}");
 }
 
@@ -379,12 +376,7 @@ fn a_database_of_another_program_is_refused_and_left_as_it_is() {
     let db = rusqlite::Connection::open_with_flags(&path, flags).unwrap();
     db.execute_batch("CREATE TABLE sync_queue (id INTEGER); INSERT INTO sync_queue VALUES (1)").unwrap();
     drop(db);
-    let settings = Settings {
-        state_dir: dir.path().to_owned(),
-        size_bytes_max: 1 << 20,
-        commit_interval: Duration::from_secs(1),
-    };
-    let error = open(settings, Arc::new(Progress::default())).expect_err("refused");
+    let error = open(settings(dir.path(), 1 << 20), Arc::new(Progress::default())).expect_err("refused");
     assert!(error.to_string().contains("another program"), "{error}");
     let db = rusqlite::Connection::open_with_flags(&path, flags).unwrap();
     assert_eq!(db.query_row("SELECT count(*) FROM sync_queue", [], |row| row.get(0)), Ok(1_i64));
