@@ -1,0 +1,36 @@
+//! The only room that reads the time.
+//!
+//! Everything else is handed an instant, so that decisions stay pure and tests choose the time.
+
+mod kernel;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// The wall clock in Unix seconds UTC. It may be wrong before NTP has set it, and it may jump.
+#[expect(clippy::disallowed_methods, reason = "this is the room that reads the time")]
+pub fn unix_seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// Time since boot, suspend included. It never jumps; it starts anew with each boot.
+pub fn since_boot() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// Whether the kernel says that the wall clock is synchronised. Without an answer it counts as
+/// synchronised once systemd-timesyncd says so.
+pub fn is_synchronised() -> bool {
+    kernel::is_synchronised().unwrap_or_else(|| std::path::Path::new(TIMESYNCD_SAYS).exists())
+}
+
+/// The kernel's name of this boot: random, and new with each. Empty where /proc is not there.
+pub fn boot_id() -> String {
+    std::fs::read_to_string(BOOT_ID).map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// systemd-timesyncd(8) makes this file once the clock was synchronised in this boot.
+const TIMESYNCD_SAYS: &str = "/run/systemd/timesync/synchronized";
