@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::boot::BootTime;
 use super::staged::LaneText;
 use super::{Error, Lane};
 
@@ -65,6 +66,7 @@ pub fn insert(
     first: u64,
     text: &LaneText,
     (lines, count): (&[u8], u32),
+    at: BootTime,
 ) -> Result<u64, Error> {
     let data = codec.compress(lines)?;
     db.prepare_cached(sql(lane, &INSERT))
@@ -74,6 +76,8 @@ pub fn insert(
                 count,
                 text.time_min,
                 text.time_max,
+                at.boot,
+                at.millis,
                 number(lines.len() as u64),
                 data
             ])
@@ -139,6 +143,13 @@ pub fn end(db: &Connection, lane: Lane) -> Result<u64, Error> {
         .map_err(|source| Error::Sqlite { what: "cannot find the newest block", source })
 }
 
+/// When the newest block of `lane` was committed.
+pub fn newest_at(db: &Connection, lane: Lane) -> Result<Option<BootTime>, Error> {
+    db.query_row(sql(lane, &NEWEST_AT), [], |row| Ok(BootTime { boot: row.get(0)?, millis: row.get(1)? }))
+        .optional()
+        .map_err(|source| Error::Sqlite { what: "cannot read when a block was committed", source })
+}
+
 /// Deletes the block that begins at `first`.
 pub fn delete(db: &Connection, lane: Lane, first: u64) -> Result<(), Error> {
     db.prepare_cached(sql(lane, &DELETE))
@@ -169,7 +180,8 @@ macro_rules! per_lane {
 per_lane!(
     INSERT,
     "INSERT INTO ",
-    " (first, count, time_min, time_max, raw_bytes, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+    " (first, count, time_min, time_max, boot, boot_ms, raw_bytes, data)
+       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
 );
 per_lane!(
     FIND_HOLDING,
@@ -193,12 +205,20 @@ per_lane!(
     CREATE,
     "CREATE TABLE ",
     " (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, time_min REAL NOT NULL, time_max REAL NOT NULL,
-       raw_bytes INTEGER NOT NULL, data BLOB NOT NULL)"
+       boot INTEGER NOT NULL, boot_ms INTEGER NOT NULL, raw_bytes INTEGER NOT NULL, data BLOB NOT NULL)"
 );
+per_lane!(ADD_BOOT, "ALTER TABLE ", " ADD COLUMN boot INTEGER NOT NULL DEFAULT 0");
+per_lane!(ADD_BOOT_MS, "ALTER TABLE ", " ADD COLUMN boot_ms INTEGER NOT NULL DEFAULT 0");
+per_lane!(NEWEST_AT, "SELECT boot, boot_ms FROM ", " ORDER BY first DESC LIMIT 1");
 
 /// The statements that make the tables.
 pub fn create_tables() -> [&'static str; 5] {
     CREATE
+}
+
+/// The statements that bring the tables of schema version 1 to version 2.
+pub fn add_boot_columns() -> impl Iterator<Item = &'static str> {
+    ADD_BOOT.into_iter().chain(ADD_BOOT_MS)
 }
 
 fn sql(lane: Lane, per_lane: &[&'static str; 5]) -> &'static str {

@@ -6,7 +6,9 @@
 //! ("frozen") before its first attempt, so that a retry sends the same bytes under the same id.
 
 mod block;
+mod boot;
 mod counters;
+mod gap;
 mod queue;
 mod retention;
 mod schema;
@@ -16,6 +18,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -190,6 +193,7 @@ enum Command {
     NextBatch(Want, oneshot::Sender<Option<FrozenBatch>>),
     Settle(BatchKey, Outcome),
     Audit(AuditEntry),
+    Remember(&'static str, String),
     Ping(oneshot::Sender<()>),
 }
 
@@ -213,6 +217,8 @@ pub struct Store {
     counters: Arc<Counters>,
     /// Random, made with the database: the start of every batch id.
     id: Arc<str>,
+    /// What was remembered before this start.
+    recalled: Arc<BTreeMap<String, String>>,
 }
 
 impl Store {
@@ -278,6 +284,21 @@ impl Store {
     /// [`Closed`]: the agent is stopping.
     pub async fn audit(&self, entry: AuditEntry) -> Result<(), Closed> {
         self.send(Command::Audit(entry)).await
+    }
+
+    /// Keeps a small fact under `key` in place of the one before. It makes no commit of its own: durable
+    /// with the next one, at the latest when the store is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`]: the agent is stopping.
+    pub async fn remember(&self, key: &'static str, value: String) -> Result<(), Closed> {
+        self.send(Command::Remember(key, value)).await
+    }
+
+    /// What was remembered under `key` when the store was opened.
+    pub fn recalled(&self, key: &str) -> Option<&str> {
+        self.recalled.get(key).map(String::as_str)
     }
 
     /// Returns once the store thread has worked off everything that was queued before.

@@ -178,14 +178,21 @@ impl Queue {
         Ok(true)
     }
 
-    /// Gives up what is undelivered and not frozen in `first..end`; returns how many items that were.
-    pub fn give_up(&mut self, db: &Connection, lane: Lane, first: u64, end: u64) -> Result<u64, Error> {
+    /// Gives up what is undelivered and not frozen in `first..end`; returns the first and last number of
+    /// each part that was.
+    pub fn give_up(
+        &mut self,
+        db: &Connection,
+        lane: Lane,
+        first: u64,
+        end: u64,
+    ) -> Result<Vec<(u64, u64)>, Error> {
         let open = |range: &&Range| range.frozen_at.is_none();
         let affected: Vec<Range> = self.within(lane, first, end).filter(open).copied().collect();
-        let mut dropped = 0;
+        let mut dropped = Vec::new();
         for range in affected {
             let (from, upto) = (first.max(range.first), end.min(self.end(&range)));
-            dropped += upto - from;
+            dropped.push((from, upto - 1));
             self.advance(db, range.id, upto)?;
             if range.first < from {
                 // It shares its block with a frozen batch, so it stays.

@@ -1,4 +1,4 @@
-//! Opening the database: version, settings, tables.
+//! Opening the database: version, settings, tables, and the step from an older version.
 
 use std::path::Path;
 
@@ -10,24 +10,40 @@ use super::{Error, block};
 /// Before 3.51.3 a WAL database could be corrupted by a checkpoint race (sqlite.org/wal.html).
 const SQLITE_VERSION_MIN: (i32, &str) = (3_051_003, "3.51.3");
 /// What `PRAGMA user_version` says of a database made by this agent.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// Pages kept in memory, in KiB.
 const CACHE_KIB: i64 = 512;
 
 const TABLES: &str = "
-    -- One row per fact about this database: store_id.
+    -- One row per fact about this database: store_id, and what `remember` keeps.
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     -- Sequence numbers below next_sequence were given out, even where no block is left.
     CREATE TABLE lane (lane INTEGER PRIMARY KEY, next_sequence INTEGER NOT NULL);
     -- What is not delivered yet, as ranges. A range with frozen_at is a batch: it is sent as it is,
-    -- under one id, until the endpoint has it. last is NULL in the range that grows with the lane.
+    -- under one id, until the endpoint has it; backlog says whether it was old when it was frozen.
+    -- last is NULL in the range that grows with the lane.
     CREATE TABLE pending (id INTEGER PRIMARY KEY, lane INTEGER NOT NULL, first INTEGER NOT NULL,
-        last INTEGER, frozen_at REAL);
+        last INTEGER, frozen_at REAL, backlog INTEGER NOT NULL DEFAULT 0);
     -- Items the endpoint will never take, one row each.
     CREATE TABLE dead_letter (id INTEGER PRIMARY KEY AUTOINCREMENT, lane INTEGER NOT NULL,
         sequence INTEGER NOT NULL, set_aside_at REAL NOT NULL, reason TEXT NOT NULL, item BLOB NOT NULL);
     CREATE TABLE privacy_audit (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp REAL NOT NULL,
         action TEXT NOT NULL, details TEXT NOT NULL, prev_hash TEXT NOT NULL, record_hash TEXT NOT NULL);
+";
+
+/// What version 2 brought.
+const TABLES_OF_2: &str = "
+    -- Boots of the board in which this database was open. age_ms is the age of the database when that
+    -- boot's clock was 0, in milliseconds of running time; last_ms the latest reading of that clock that
+    -- is known once the blocks that carry later ones are gone. wall_offset is Unix seconds minus the
+    -- boot's clock, once it is known.
+    CREATE TABLE boot (number INTEGER PRIMARY KEY, boot_id TEXT NOT NULL, age_ms INTEGER NOT NULL,
+        last_ms INTEGER NOT NULL DEFAULT 0, wall_offset REAL, quality TEXT);
+    -- What was produced and will not be delivered: the declared gaps. store_id is that of the numbers;
+    -- first and last are NULL where what is missing never had numbers.
+    CREATE TABLE gap (id INTEGER PRIMARY KEY AUTOINCREMENT, reason TEXT NOT NULL, store_id TEXT NOT NULL,
+        lane INTEGER, first INTEGER, last INTEGER, count INTEGER NOT NULL, time_min REAL, time_max REAL,
+        sensors TEXT NOT NULL, noted_at REAL NOT NULL, reported INTEGER NOT NULL DEFAULT 0);
 ";
 
 /// Opens the database, making it first when there is none. Returns it with the store id.
@@ -52,9 +68,13 @@ pub fn open(path: &Path) -> Result<(Connection, String), Error> {
         return Err(Error::Foreign { path: path.to_owned() });
     }
     configure(&db).map_err(failed("cannot configure the database"))?;
-    if version == 0 {
-        let store_id = new_store_id(path)?;
-        create(&mut db, &store_id).map_err(failed("cannot create the tables"))?;
+    match version {
+        0 => {
+            let store_id = new_store_id(path)?;
+            create(&mut db, &store_id).map_err(failed("cannot create the tables"))?;
+        }
+        1 => migrate_from_1(&mut db).map_err(failed("cannot bring the tables to schema version 2"))?,
+        _ => {}
     }
     let store_id: Option<String> = db
         .query_row("SELECT value FROM meta WHERE key = 'store_id'", [], |row| row.get(0))
@@ -66,6 +86,8 @@ pub fn open(path: &Path) -> Result<(Connection, String), Error> {
 }
 
 fn configure(db: &Connection) -> rusqlite::Result<()> {
+    // Counts only until there are tables: later the file would have to be rewritten.
+    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     // With NORMAL a commit is not synced, and an acknowledged reading could go with the power.
     db.pragma_update(None, "synchronous", "FULL")?;
@@ -97,10 +119,23 @@ fn is_taken(db: &Connection) -> rusqlite::Result<bool> {
 fn create(db: &mut Connection, store_id: &str) -> rusqlite::Result<()> {
     let transaction = db.transaction()?;
     transaction.execute_batch(TABLES)?;
+    transaction.execute_batch(TABLES_OF_2)?;
     for table in block::create_tables() {
         transaction.execute_batch(table)?;
     }
     transaction.execute("INSERT INTO meta (key, value) VALUES ('store_id', ?1)", [store_id])?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.commit()
+}
+
+/// Adds what version 1 did not have. Its blocks belong to no boot that is known: number 0.
+fn migrate_from_1(db: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = db.transaction()?;
+    transaction.execute_batch(TABLES_OF_2)?;
+    transaction.execute_batch("ALTER TABLE pending ADD COLUMN backlog INTEGER NOT NULL DEFAULT 0")?;
+    for statement in block::add_boot_columns() {
+        transaction.execute_batch(statement)?;
+    }
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
 }

@@ -381,3 +381,34 @@ fn a_database_of_another_program_is_refused_and_left_as_it_is() {
     let db = rusqlite::Connection::open_with_flags(&path, flags).unwrap();
     assert_eq!(db.query_row("SELECT count(*) FROM sync_queue", [], |row| row.get(0)), Ok(1_i64));
 }
+
+#[tokio::test]
+async fn what_is_remembered_is_recalled_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Opened::at(dir.path());
+    assert_eq!(opened.store.recalled("used"), None);
+    opened.store.remember("used", "1".to_owned()).await.unwrap();
+    opened.store.remember("used", "2".to_owned()).await.unwrap();
+    opened.close().await;
+    let opened = Opened::at(dir.path());
+    assert_eq!(opened.store.recalled("used"), Some("2"));
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn a_store_of_schema_version_1_is_taken_over_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    #[expect(clippy::disallowed_methods, reason = "a database of an older agent")]
+    let db = rusqlite::Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
+    db.execute_batch(include_str!("schema_1.sql")).unwrap();
+    drop(db);
+    let opened = Opened::at(dir.path());
+    assert_eq!(opened.store.id(), "0123456789abcdef");
+    opened.append(Lane::Telemetry, ["4".to_owned()]).await;
+    let batch = opened.next().await.unwrap();
+    assert_eq!(batch.batch_id, "pyv-0123456789abcdef-3-1-2");
+    assert_eq!(batch.items, b"1,2", "frozen by the older agent");
+    opened.store.settle(batch.key, Outcome::Delivered).await.unwrap();
+    assert_eq!(opened.next().await.unwrap().items, b"3,4");
+    opened.close().await;
+}

@@ -1,5 +1,6 @@
 //! The store thread: works off commands in groups, one commit for each group.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
@@ -13,6 +14,7 @@ use crate::lifecycle::watchdog::Progress;
 use crate::privacy::audit;
 
 use super::block::{self, Codec};
+use super::boot::Boot;
 use super::queue::Queue;
 use super::{
     AuditEntry, BatchKey, Command, Counters, DATABASE_FILE, Error, FrozenBatch, Lane, Outcome, Pending,
@@ -51,6 +53,8 @@ pub fn open(
     let (db, store_id) = schema::open(&path)?;
     let next = next_sequences(&db)?;
     let queue = Queue::load(&db, next)?;
+    let boot = Boot::enter(&db, &clock::boot_id())?;
+    let recalled = Arc::new(read_facts(&db)?);
     let audit_hash = last_audit_hash(&db)?;
     let counters = Arc::new(Counters::default());
     let (pending_sender, pending) = watch::channel(Pending::default());
@@ -59,6 +63,7 @@ pub fn open(
         db,
         codec: Codec::new()?,
         queue,
+        boot,
         audit_hash,
         changes: 0,
         lowest_pending: [(0, 0.0); 4],
@@ -82,13 +87,14 @@ pub fn open(
             ended.send(result).ok();
         })
         .map_err(|source| Error::Io { what: "cannot start the thread for", path, source })?;
-    Ok((Store { commands, pending, counters, id: store_id }, end))
+    Ok((Store { commands, pending, counters, id: store_id, recalled }, end))
 }
 
 struct Worker {
     db: Connection,
     codec: Codec,
     queue: Queue,
+    boot: Boot,
     /// `record_hash` of the newest audit record.
     audit_hash: String,
     /// Rows changed up to the last commit: one that changed nothing writes nothing.
@@ -110,6 +116,7 @@ struct Group {
     staged: Staged,
     settled: Vec<(BatchKey, Outcome)>,
     audits: Vec<AuditEntry>,
+    facts: Vec<(&'static str, String)>,
     wanted: Option<(Want, oneshot::Sender<Option<FrozenBatch>>)>,
     pings: Vec<oneshot::Sender<()>>,
 }
@@ -120,6 +127,7 @@ impl Group {
             Command::Append(staged) => self.staged.absorb(*staged),
             Command::Settle(key, outcome) => self.settled.push((key, outcome)),
             Command::Audit(entry) => self.audits.push(entry),
+            Command::Remember(key, value) => self.facts.push((key, value)),
             Command::NextBatch(want, reply) => self.wanted = Some((want, reply)),
             Command::Ping(reply) => self.pings.push(reply),
         }
@@ -130,8 +138,8 @@ impl Group {
         self.wanted.is_some() || self.staged.size_bytes() >= GROUP_BYTES_MAX
     }
 
-    /// Whether it must be durable before anybody is answered. Outcomes alone may wait for the next
-    /// commit: losing them repeats a request under its old id.
+    /// Whether it must be durable before anybody is answered. Outcomes and facts alone may wait for the next
+    /// commit: losing an outcome repeats a request under its old id.
     fn needs_commit(&self) -> bool {
         self.staged.items() > 0 || !self.audits.is_empty() || self.wanted.is_some()
     }
@@ -153,6 +161,8 @@ impl Worker {
             self.work_off(group)?;
             self.progress.idle();
         }
+        self.begin()?;
+        self.boot.note_last(&self.db, clock::since_boot())?;
         self.commit()?;
         self.db.close().map_err(|(_, source)| Error::Sqlite { what: "cannot close the database", source })
     }
@@ -193,6 +203,9 @@ impl Worker {
         }
         for entry in &group.audits {
             self.audit(entry)?;
+        }
+        for (key, value) in &group.facts {
+            self.remember(key, value)?;
         }
         let batch = match &group.wanted {
             Some((want, _)) => self.next_batch(*want)?,
@@ -298,6 +311,12 @@ fn next_sequences(db: &Connection) -> Result<[u64; 5], Error> {
         next[lane.index()] = block::end(db, lane)?.max(remembered.unwrap_or(1).unsigned_abs());
     }
     Ok(next)
+}
+
+fn read_facts(db: &Connection) -> Result<BTreeMap<String, String>, Error> {
+    db.prepare("SELECT key, value FROM meta")
+        .and_then(|mut select| select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+        .map_err(|source| Error::Sqlite { what: "cannot read what was remembered", source })
 }
 
 fn count_dead_letters(db: &Connection) -> Result<u64, Error> {

@@ -19,10 +19,12 @@ impl Worker {
             return Ok(());
         }
         self.begin()?;
+        let since_boot = clock::since_boot();
+        let at = self.boot.at(since_boot);
         for piece in text.pieces(block::PIECE_BYTES_MAX) {
             let first = self.queue.next_sequence(lane);
-            let bytes = block::insert(&self.db, &mut self.codec, lane, first, text, piece)?;
-            self.queue.appended(lane, piece.1, clock::since_boot());
+            let bytes = block::insert(&self.db, &mut self.codec, lane, first, text, piece, at)?;
+            self.queue.appended(lane, piece.1, since_boot);
             self.counters.commit_bytes.fetch_add(bytes, Relaxed);
         }
         Ok(())
@@ -95,6 +97,15 @@ impl Worker {
             .map_err(|source| Error::Sqlite { what: "cannot write the audit chain", source })?;
         self.audit_hash = record.record_hash;
         Ok(())
+    }
+
+    pub(super) fn remember(&mut self, key: &str, value: &str) -> Result<(), Error> {
+        self.begin()?;
+        self.db
+            .prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")
+            .and_then(|mut upsert| upsert.execute([key, value]))
+            .map(|_| ())
+            .map_err(|source| Error::Sqlite { what: "cannot remember a fact", source })
     }
 
     pub(super) fn next_batch(&mut self, want: Want) -> Result<Option<FrozenBatch>, Error> {

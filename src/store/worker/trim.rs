@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use rusqlite::params;
 
 use super::{Worker, is_disk_full};
+use crate::clock;
 use crate::store::block::{self, number};
+use crate::store::gap::{self, Gap};
 use crate::store::retention::{self, Oldest};
 use crate::store::{Error, Lane};
 
@@ -43,16 +45,18 @@ impl Worker {
         let mut lost = 0;
         self.begin()?;
         self.remember_sequences()?;
+        self.boot.note_last(&self.db, clock::since_boot())?;
         for _ in 0..blocks_max {
             if self.used_bytes()? <= target_bytes {
                 break;
             }
             let Some((lane, first, end)) = self.oldest_to_drop(give_up)? else { break };
-            let dropped = self.queue.give_up(&self.db, lane, first, end)?;
-            if lane != Lane::Local {
-                self.counters.dropped[lane.index()].fetch_add(dropped, Relaxed);
+            for (from, last) in self.queue.give_up(&self.db, lane, first, end)? {
+                let count = last - from + 1;
+                self.note_gap(lane, (from, last))?;
+                self.counters.dropped[lane.index()].fetch_add(count, Relaxed);
+                lost += count;
             }
-            lost += dropped;
             block::delete(&self.db, lane, first)?;
             any = true;
         }
@@ -65,6 +69,19 @@ impl Worker {
         }
         self.publish()?;
         Ok(any)
+    }
+
+    fn note_gap(&self, lane: Lane, span: (u64, u64)) -> Result<(), Error> {
+        let gap = Gap {
+            reason: gap::Reason::Retention,
+            store_id: self.store_id.to_string(),
+            lane: Some(lane),
+            span: Some(span),
+            count: span.1 - span.0 + 1,
+            time: None,
+            sensors: Vec::new(),
+        };
+        gap::record(&self.db, &gap, clock::unix_seconds())
     }
 
     fn oldest_to_drop(&self, give_up: GiveUp) -> Result<Option<(Lane, u64, u64)>, Error> {

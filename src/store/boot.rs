@@ -1,0 +1,123 @@
+//! Boots of the board, and the age of the database: its running time, which no jump of the wall clock
+//! touches. While the board is off, nothing ages.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{Error, Lane, block};
+
+/// An instant of a boot's own clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootTime {
+    /// Row of the table `boot`; 0 for one that was not noted.
+    pub boot: i64,
+    /// Milliseconds since that boot began.
+    pub millis: i64,
+}
+
+/// The boot that the agent runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boot {
+    pub number: i64,
+    /// Age of the database when this boot began, in milliseconds.
+    age_ms: i64,
+}
+
+impl Boot {
+    /// Finds the boot named `boot_id`, or notes it as the newest.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read or written.
+    pub fn enter(db: &Connection, boot_id: &str) -> Result<Self, Error> {
+        let failed = |source| Error::Sqlite { what: "cannot note the boot", source };
+        let newest: Option<(i64, String, i64, i64)> = db
+            .query_row(
+                "SELECT number, boot_id, age_ms, last_ms FROM boot ORDER BY number DESC LIMIT 1",
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+            )
+            .optional()
+            .map_err(failed)?;
+        let Some((number, newest_id, age_ms, last_ms)) = newest else {
+            return Self::insert(db, 1, boot_id, 0);
+        };
+        // Without a name every start counts as a boot: the clock may have begun anew.
+        if newest_id == boot_id && !boot_id.is_empty() {
+            return Ok(Self { number, age_ms });
+        }
+        let mut end_ms = last_ms;
+        for lane in Lane::ALL {
+            let at = block::newest_at(db, lane)?.filter(|at| at.boot == number);
+            end_ms = end_ms.max(at.map_or(0, |at| at.millis));
+        }
+        Self::insert(db, number + 1, boot_id, age_ms + end_ms)
+    }
+
+    fn insert(db: &Connection, number: i64, boot_id: &str, age_ms: i64) -> Result<Self, Error> {
+        db.execute(
+            "INSERT INTO boot (number, boot_id, age_ms) VALUES (?1, ?2, ?3)",
+            params![number, boot_id, age_ms],
+        )
+        .map_err(|source| Error::Sqlite { what: "cannot note the boot", source })?;
+        Ok(Self { number, age_ms })
+    }
+
+    /// The instant `since_boot` of this boot.
+    pub fn at(&self, since_boot: Duration) -> BootTime {
+        BootTime { boot: self.number, millis: millis(since_boot) }
+    }
+
+    /// Age of the database at `since_boot` of this boot.
+    #[cfg_attr(not(test), expect(dead_code, reason = "time to live will count by it"))]
+    pub fn age(&self, since_boot: Duration) -> Duration {
+        Duration::from_millis(self.age_ms.saturating_add(millis(since_boot)).unsigned_abs())
+    }
+
+    /// Notes that this boot's clock has reached `since_boot`, before blocks that would tell are deleted,
+    /// and at the end. Inside the caller's transaction.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be written.
+    pub fn note_last(&self, db: &Connection, since_boot: Duration) -> Result<(), Error> {
+        db.prepare_cached("UPDATE boot SET last_ms = ?1 WHERE number = ?2")
+            .and_then(|mut update| update.execute(params![millis(since_boot), self.number]))
+            .map(|_| ())
+            .map_err(|source| Error::Sqlite { what: "cannot note how long this boot lasted", source })
+    }
+}
+
+fn millis(since_boot: Duration) -> i64 {
+    i64::try_from(since_boot.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::schema;
+
+    fn age_ms(boot: Boot, since_boot: Duration) -> u128 {
+        boot.age(since_boot).as_millis()
+    }
+
+    #[test]
+    fn the_database_ages_by_running_time_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (db, _) = schema::open(&dir.path().join("a.db")).unwrap();
+        let first = Boot::enter(&db, "a").unwrap();
+        assert_eq!(age_ms(first, Duration::from_secs(100)), 100_000);
+        first.note_last(&db, Duration::from_secs(160)).unwrap();
+        assert_eq!(Boot::enter(&db, "a").unwrap(), first, "a restart of the agent is no boot");
+        let second = Boot::enter(&db, "b").unwrap();
+        assert_eq!(age_ms(second, Duration::from_secs(5)), 165_000);
+    }
+
+    #[test]
+    fn boots_without_a_name_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let (db, _) = schema::open(&dir.path().join("a.db")).unwrap();
+        assert_ne!(Boot::enter(&db, "").unwrap().number, Boot::enter(&db, "").unwrap().number);
+    }
+}
