@@ -1,12 +1,13 @@
-//! Blocks: the items of one lane and one commit, as zstd-compressed JSON lines.
+//! Blocks: the items of one lane and one commit, as zstd-compressed JSON lines, or as the columns of
+//! those where that is shorter.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::boot::BootTime;
 use super::staged::LaneText;
-use super::{Error, Lane};
+use super::{Error, Lane, columns};
 
-/// Level 1 compresses sensor JSON 7 to 17 times at a few hundred MB/s; higher levels gain little.
+/// Of the columns of readings; higher levels gain little.
 const ZSTD_LEVEL: i32 = 1;
 /// What is longer than this in bytes of JSON becomes several blocks; a single longer item stays whole.
 pub const PIECE_BYTES_MAX: usize = 1024 * 1024;
@@ -43,8 +44,9 @@ impl Codec {
     }
 
     fn compress(&mut self, lines: &[u8]) -> Result<Vec<u8>, Error> {
+        let packed = columns::pack(lines);
         self.compressor
-            .compress(lines)
+            .compress(packed.as_deref().unwrap_or(lines))
             .map_err(|error| Error::Damaged { what: "the compressor", detail: error.to_string() })
     }
 
@@ -53,8 +55,23 @@ impl Codec {
         if raw_bytes > BLOCK_BYTES_MAX {
             return Err(damaged(format!("it claims {raw_bytes} bytes, more than {BLOCK_BYTES_MAX}")));
         }
-        self.decompressor.decompress(data, raw_bytes).map_err(|error| damaged(error.to_string()))
+        let lines =
+            self.decompressor.decompress(data, raw_bytes).map_err(|error| damaged(error.to_string()))?;
+        if lines.first() != Some(&columns::MARK) {
+            return Ok(lines);
+        }
+        columns::unpack(&lines, raw_bytes).map_err(|what| damaged(what.to_owned()))
     }
+}
+
+/// The JSON lines of a block, from its columns `data` and `raw_bytes`, for who looks at a database from
+/// outside.
+///
+/// # Errors
+///
+/// [`Error::Damaged`].
+pub fn lines(data: &[u8], raw_bytes: usize) -> Result<Vec<u8>, Error> {
+    Codec::new()?.decompress(data, raw_bytes)
 }
 
 /// Writes `lines`, `count` items of `text`, as the block that begins at `first`; returns its compressed

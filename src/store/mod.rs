@@ -7,6 +7,7 @@
 
 mod block;
 mod boot;
+mod columns;
 mod counters;
 mod gap;
 mod queue;
@@ -27,6 +28,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::reading::Priority;
 
+pub use block::lines as block_lines;
 pub use counters::{Counters, UnixTime};
 pub use staged::Staged;
 pub use worker::open;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use pyvorin_edge::store::DATABASE_FILE;
+use pyvorin_edge::store::block_lines;
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::endpoint::receiver::Listener;
@@ -126,7 +127,7 @@ impl StoreReader {
         let rows = select.query_map(params![from, to], row).unwrap();
         let blocks = rows.map(|row| {
             let (first, raw_bytes, data): (i64, i64, Vec<u8>) = row.unwrap();
-            let lines = zstd::bulk::decompress(&data, usize::try_from(raw_bytes).unwrap()).unwrap();
+            let lines = block_lines(&data, usize::try_from(raw_bytes).unwrap()).unwrap();
             let items = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
             (first, items.map(|line| value(&serde_json::from_slice(line).unwrap())).collect())
         });

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use pyvorin_edge::store::block_lines;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
@@ -21,7 +22,7 @@ pub fn items(state_dir: &Path, tables: &[&str]) -> Vec<Value> {
             select.query_map([], |row| Ok((row.get::<_, u32>(0)? as usize, row.get::<_, Vec<u8>>(1)?)));
         for block in blocks.unwrap() {
             let (raw_bytes, data) = block.unwrap();
-            let lines = String::from_utf8(zstd::bulk::decompress(&data, raw_bytes).unwrap()).unwrap();
+            let lines = String::from_utf8(block_lines(&data, raw_bytes).unwrap()).unwrap();
             items.extend(lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()));
         }
     }
