@@ -4,8 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use pyvorin_edge::store::DATABASE_FILE;
-use pyvorin_edge::store::block_lines;
+use pyvorin_edge::store::{DATABASE_FILE, block_lines};
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::endpoint::receiver::Listener;
