@@ -1,6 +1,7 @@
 //! The command line: what can be asked of the binary, and what it answers with.
 
 mod check;
+mod store;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,6 +30,8 @@ pub const EXIT_CONFIG: u8 = 78;
       read every polled device once, store, try one delivery, exit
   pyv-edge-agent check --config edge_config.toml
       say everything that is wrong with a configuration
+  pyv-edge-agent store check --config edge_config.toml
+      say whether the database is whole
 
 Exit codes:
   0 stopped on request   1 failed   2 wrong usage   78 configuration missing or wrong"
@@ -53,6 +56,9 @@ struct Arguments {
 enum Command {
     /// Check a configuration and say everything that is wrong with it, without running anything.
     Check,
+    /// Look at the database, or mend it.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
 }
 
 /// Does what the command line asks for; the result is the process's exit code.
@@ -60,6 +66,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let code = match arguments.command {
         Some(Command::Check) => check::run(arguments.config),
+        Some(Command::Store(command)) => store::run(arguments.config, command),
         None => run(arguments.config, arguments.once),
     };
     ExitCode::from(code)

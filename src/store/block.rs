@@ -194,6 +194,7 @@ macro_rules! per_lane {
     };
 }
 
+per_lane!(NAMES, "", "");
 per_lane!(
     INSERT,
     "INSERT INTO ",
@@ -227,6 +228,9 @@ per_lane!(
 per_lane!(ADD_BOOT, "ALTER TABLE ", " ADD COLUMN boot INTEGER NOT NULL DEFAULT 0");
 per_lane!(ADD_BOOT_MS, "ALTER TABLE ", " ADD COLUMN boot_ms INTEGER NOT NULL DEFAULT 0");
 per_lane!(NEWEST_AT, "SELECT boot, boot_ms FROM ", " ORDER BY first DESC LIMIT 1");
+
+/// The tables, in the order of [`Lane::ALL`].
+pub const TABLES: [&str; 5] = NAMES;
 
 /// The statements that make the tables.
 pub fn create_tables() -> [&'static str; 5] {

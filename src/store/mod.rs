@@ -7,9 +7,11 @@
 
 mod block;
 mod boot;
+pub mod check;
 mod columns;
 mod counters;
 mod gap;
+pub mod inspect;
 mod queue;
 mod retention;
 mod schema;
@@ -72,6 +74,21 @@ impl Lane {
     /// Whether its items are sent at once instead of waiting for a batch to fill.
     pub fn is_urgent(self) -> bool {
         matches!(self, Self::Critical | Self::Anomaly)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Critical => "CRITICAL",
+            Self::Anomaly => "ANOMALY",
+            Self::Telemetry => "TELEMETRY",
+            Self::Logs => "LOGS",
+            Self::Local => "LOCAL",
+        }
+    }
+
+    /// The table of its blocks.
+    fn table(self) -> &'static str {
+        block::TABLES[self.index()]
     }
 
     fn from_number(number: i64) -> Option<Self> {
