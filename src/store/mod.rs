@@ -131,6 +131,8 @@ pub struct FrozenBatch {
     pub timestamp: f64,
     /// The items as JSON, separated by commas.
     pub items: Vec<u8>,
+    /// It was backlog when it was frozen: live data goes first.
+    pub backlog: bool,
 }
 
 /// What the uploader asks for.
@@ -140,6 +142,22 @@ pub struct Want {
     pub bytes_max: u32,
     /// Take what is there, even when it does not fill a batch.
     pub partial: bool,
+    /// Live data alone: the turn of backlog has not come.
+    pub live_only: bool,
+    /// Lanes that stay here, in the order of [`Lane::DELIVERED`].
+    pub held: [bool; 4],
+    /// Frozen batches that step back behind all others: as if they were not there.
+    pub avoid: [Option<BatchKey>; AVOID_MAX],
+}
+
+/// Batches that can step back at a time.
+pub const AVOID_MAX: usize = 16;
+
+impl Want {
+    /// Anything that is there, of every lane.
+    pub const fn new(items_max: u32, bytes_max: u32, partial: bool) -> Self {
+        Self { items_max, bytes_max, partial, live_only: false, held: [false; 4], avoid: [None; AVOID_MAX] }
+    }
 }
 
 /// How an attempt ended, for the batch it was about.
@@ -169,6 +187,11 @@ impl Pending {
     /// Whether something waits that is sent at once.
     pub fn is_urgent(&self) -> bool {
         self.items[0] + self.items[1] > 0
+    }
+
+    /// Without the lanes that are held.
+    pub fn without(&self, held: [bool; 4]) -> Self {
+        Self { items: std::array::from_fn(|lane| if held[lane] { 0 } else { self.items[lane] }) }
     }
 }
 
@@ -209,7 +232,7 @@ pub struct AuditEntry {
 #[derive(Debug)]
 enum Command {
     Append(Box<Staged>),
-    NextBatch(Want, oneshot::Sender<Option<FrozenBatch>>),
+    NextBatch(Box<Want>, oneshot::Sender<Option<FrozenBatch>>),
     Settle(BatchKey, Outcome),
     Audit(AuditEntry),
     Remember(&'static str, String),
@@ -274,15 +297,15 @@ impl Store {
         self.commands.reserve().await.map(Slot).map_err(|_| Closed)
     }
 
-    /// The batch to send next: one that was frozen before, else a new one, most urgent lane first.
-    /// A new one is durable when this returns.
+    /// The batch to send next: live data before backlog, and of each the most urgent lane first; in a lane
+    /// one that was frozen before, else a new one. A new one is durable when this returns.
     ///
     /// # Errors
     ///
     /// [`Closed`]: the agent is stopping.
     pub async fn next_batch(&self, want: Want) -> Result<Option<FrozenBatch>, Closed> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::NextBatch(want, reply)).await?;
+        self.send(Command::NextBatch(Box::new(want), reply)).await?;
         answer.await.map_err(|_| Closed)
     }
 

@@ -25,6 +25,8 @@ struct Range {
     first: u64,
     last: Option<u64>,
     frozen_at: Option<f64>,
+    /// Frozen as backlog.
+    backlog: bool,
 }
 
 /// Where the items of a new batch come from.
@@ -35,6 +37,7 @@ pub struct Source {
     pub first: u64,
     /// The last sequence number it may reach.
     pub last: u64,
+    pub backlog: bool,
 }
 
 #[derive(Debug)]
@@ -53,7 +56,7 @@ impl Queue {
         let mut queue = Self { ranges: read_ranges(db)?, next, waiting_since: [None; 5] };
         for lane in Lane::DELIVERED {
             if queue.growing(lane).is_none() {
-                queue.insert(db, lane, queue.next[lane.index()], None, None)?;
+                queue.insert(db, lane, (queue.next[lane.index()], None), None, false)?;
             }
             if queue.live_count(lane) > 0 {
                 // Whatever an earlier run left is old.
@@ -85,10 +88,12 @@ impl Queue {
         pending
     }
 
-    /// The frozen batch of `lane` that is sent first.
-    pub fn frozen(&self, lane: Lane) -> Option<(BatchKey, f64)> {
-        self.ranges.iter().filter(|range| range.lane == lane).find_map(|range| {
-            Some((BatchKey { lane, first: range.first, last: range.last? }, range.frozen_at?))
+    /// The frozen batch of `lane`, live or backlog, that is sent first; none of those in `avoid`.
+    pub fn frozen(&self, lane: Lane, backlog: bool, avoid: &[Option<BatchKey>]) -> Option<(BatchKey, f64)> {
+        self.ranges.iter().filter(|range| range.lane == lane && range.backlog == backlog).find_map(|range| {
+            let key = BatchKey { lane, first: range.first, last: range.last? };
+            let frozen_at = range.frozen_at?;
+            (!avoid.contains(&Some(key))).then_some((key, frozen_at))
         })
     }
 
@@ -109,12 +114,12 @@ impl Queue {
         self.ranges.iter().find(held).map(|range| range.first)
     }
 
-    /// Where the next batch of `lane` comes from: live data first, then the oldest backlog.
-    pub fn choose(
+    /// Where the next live batch of `lane` comes from. What is no longer live becomes backlog.
+    pub fn live(
         &mut self,
         db: &Connection,
         lane: Lane,
-        want: Want,
+        want: &Want,
         since_boot: Duration,
     ) -> Result<Option<Source>, Error> {
         let live = self.live_count(lane);
@@ -123,22 +128,29 @@ impl Queue {
         let full = live >= u64::from(want.items_max);
         if full && age >= BACKLOG_AGE && self.ranges.len() < RANGES_MAX {
             self.close_growing(db, lane)?;
-            return Ok(self.oldest_backlog(lane));
+            return Ok(None);
         }
-        let backlog = self.oldest_backlog(lane);
-        let ready = match backlog {
+        let ready = match self.backlog(lane) {
             Some(_) => full || live > 0 && (lane.is_urgent() || age >= LIVE_WAIT),
             None => full || live > 0 && (lane.is_urgent() || want.partial),
         };
         if !ready {
-            return Ok(backlog);
+            return Ok(None);
         }
         Ok(self.growing(lane).map(|range| Source {
             id: range.id,
             lane,
             first: range.first,
             last: self.next[lane.index()] - 1,
+            backlog: false,
         }))
+    }
+
+    /// Where the next batch of backlog of `lane` comes from: the oldest.
+    pub fn backlog(&self, lane: Lane) -> Option<Source> {
+        self.ranges.iter().filter(|range| range.lane == lane && range.frozen_at.is_none()).find_map(|range| {
+            Some(Source { id: range.id, lane, first: range.first, last: range.last?, backlog: true })
+        })
     }
 
     /// Freezes `source.first..=last` as a batch.
@@ -151,7 +163,7 @@ impl Queue {
         since_boot: Duration,
     ) -> Result<BatchKey, Error> {
         self.advance(db, source.id, last + 1)?;
-        self.insert(db, source.lane, source.first, Some(last), Some(frozen_at))?;
+        self.insert(db, source.lane, (source.first, Some(last)), Some(frozen_at), source.backlog)?;
         let index = source.lane.index();
         self.waiting_since[index] = (self.live_count(source.lane) > 0).then_some(since_boot);
         Ok(BatchKey { lane: source.lane, first: source.first, last })
@@ -170,11 +182,12 @@ impl Queue {
         if key.count() < 2 {
             return Ok(false);
         }
-        let frozen_at = self.ranges.iter().find(|range| range.id == id).and_then(|range| range.frozen_at);
+        let whole = self.ranges.iter().find(|range| range.id == id).copied();
+        let (frozen_at, backlog) = whole.map_or((None, false), |range| (range.frozen_at, range.backlog));
         let middle = key.first + key.count() / 2;
         self.delete(db, id)?;
-        self.insert(db, key.lane, key.first, Some(middle - 1), frozen_at)?;
-        self.insert(db, key.lane, middle, Some(key.last), frozen_at)?;
+        self.insert(db, key.lane, (key.first, Some(middle - 1)), frozen_at, backlog)?;
+        self.insert(db, key.lane, (middle, Some(key.last)), frozen_at, backlog)?;
         Ok(true)
     }
 
@@ -196,7 +209,7 @@ impl Queue {
             self.advance(db, range.id, upto)?;
             if range.first < from {
                 // It shares its block with a frozen batch, so it stays.
-                self.insert(db, lane, range.first, Some(from - 1), None)?;
+                self.insert(db, lane, (range.first, Some(from - 1)), None, false)?;
             }
         }
         Ok(dropped)
@@ -215,13 +228,6 @@ impl Queue {
 
     fn live_count(&self, lane: Lane) -> u64 {
         self.growing(lane).map_or(0, |range| self.end(range) - range.first)
-    }
-
-    fn oldest_backlog(&self, lane: Lane) -> Option<Source> {
-        self.ranges
-            .iter()
-            .filter(|range| range.lane == lane && range.frozen_at.is_none())
-            .find_map(|range| Some(Source { id: range.id, lane, first: range.first, last: range.last? }))
     }
 
     fn frozen_id(&self, key: BatchKey) -> Option<i64> {
@@ -244,7 +250,7 @@ impl Queue {
         let Some(range) = self.growing(lane).copied() else { return Ok(()) };
         let next = self.next[lane.index()];
         self.advance(db, range.id, next)?;
-        self.insert(db, lane, range.first, Some(next - 1), None)?;
+        self.insert(db, lane, (range.first, Some(next - 1)), None, false)?;
         self.waiting_since[lane.index()] = None;
         Ok(())
     }
@@ -266,13 +272,14 @@ impl Queue {
         &mut self,
         db: &Connection,
         lane: Lane,
-        first: u64,
-        last: Option<u64>,
+        (first, last): (u64, Option<u64>),
         frozen_at: Option<f64>,
+        backlog: bool,
     ) -> Result<(), Error> {
-        let insert = "INSERT INTO pending (lane, first, last, frozen_at) VALUES (?1, ?2, ?3, ?4)";
-        write(db, insert, params![lane as i64, number(first), last.map(number), frozen_at])?;
-        self.ranges.push(Range { id: db.last_insert_rowid(), lane, first, last, frozen_at });
+        let insert =
+            "INSERT INTO pending (lane, first, last, frozen_at, backlog) VALUES (?1, ?2, ?3, ?4, ?5)";
+        write(db, insert, params![lane as i64, number(first), last.map(number), frozen_at, backlog])?;
+        self.ranges.push(Range { id: db.last_insert_rowid(), lane, first, last, frozen_at, backlog });
         self.sort();
         Ok(())
     }
@@ -291,7 +298,7 @@ impl Queue {
 fn read_ranges(db: &Connection) -> Result<Vec<Range>, Error> {
     let failed = |source| Error::Sqlite { what: "cannot read the delivery queue", source };
     let mut select = db
-        .prepare("SELECT id, lane, first, last, frozen_at FROM pending ORDER BY lane, first")
+        .prepare("SELECT id, lane, first, last, frozen_at, backlog FROM pending ORDER BY lane, first")
         .map_err(failed)?;
     let rows = select
         .query_map([], |row| {
@@ -301,12 +308,13 @@ fn read_ranges(db: &Connection) -> Result<Vec<Range>, Error> {
                 row.get::<_, i64>(2)?,
                 row.get::<_, Option<i64>>(3)?,
                 row.get(4)?,
+                row.get(5)?,
             ))
         })
         .map_err(failed)?;
     let mut ranges = Vec::new();
     for row in rows {
-        let (id, lane, first, last, frozen_at) = row.map_err(failed)?;
+        let (id, lane, first, last, frozen_at, backlog) = row.map_err(failed)?;
         let lane = Lane::from_number(lane).ok_or_else(|| Error::Damaged {
             what: "the delivery queue",
             detail: format!("range {id} is in lane {lane}"),
@@ -317,6 +325,7 @@ fn read_ranges(db: &Connection) -> Result<Vec<Range>, Error> {
             first: first.unsigned_abs(),
             last: last.map(i64::unsigned_abs),
             frozen_at,
+            backlog,
         });
     }
     Ok(ranges)

@@ -11,7 +11,7 @@ use super::*;
 use crate::lifecycle::watchdog::Progress;
 use crate::reading::Committed;
 
-const WANT: Want = Want { items_max: 10, bytes_max: 1 << 20, partial: true };
+const WANT: Want = Want::new(10, 1 << 20, true);
 
 struct Opened {
     store: Store,
@@ -190,7 +190,7 @@ async fn a_batch_stays_below_its_bytes_but_holds_at_least_one_item() {
     let dir = tempfile::tempdir().unwrap();
     let opened = Opened::at(dir.path());
     opened.append(Lane::Telemetry, ["aaaaaaaaaa", "bbbb", "cccc"].map(str::to_owned)).await;
-    let want = Want { items_max: 10, bytes_max: 10, partial: true };
+    let want = Want::new(10, 10, true);
     let mut batches = Vec::new();
     while let Some(batch) = opened.store.next_batch(want).await.unwrap() {
         batches.push(text(&batch).to_owned());

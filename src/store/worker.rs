@@ -117,7 +117,7 @@ struct Group {
     settled: Vec<(BatchKey, Outcome)>,
     audits: Vec<AuditEntry>,
     facts: Vec<(&'static str, String)>,
-    wanted: Option<(Want, oneshot::Sender<Option<FrozenBatch>>)>,
+    wanted: Option<(Box<Want>, oneshot::Sender<Option<FrozenBatch>>)>,
     pings: Vec<oneshot::Sender<()>>,
 }
 
@@ -208,7 +208,7 @@ impl Worker {
             self.remember(key, value)?;
         }
         let batch = match &group.wanted {
-            Some((want, _)) => self.next_batch(*want)?,
+            Some((want, _)) => self.next_batch(want)?,
             None => None,
         };
         if group.needs_commit() {

@@ -73,6 +73,7 @@ mod tests {
             batch_id: "d1-3-7-8".to_owned(),
             timestamp: 1_717_156_800.0,
             items: br#"{"value":1.0},{"value":2.0}"#.to_vec(),
+            backlog: false,
         }
     }
 

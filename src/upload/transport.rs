@@ -307,6 +307,7 @@ mod tests {
             batch_id: "b".to_owned(),
             timestamp: 0.0,
             items: Vec::new(),
+            backlog: false,
         };
         let encoded = encode(&batch, Compression::None).unwrap();
         let settings = Settings { api_key: Some(Secret::new("k\n123".to_owned())), ..settings() };

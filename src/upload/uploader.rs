@@ -283,7 +283,7 @@ impl<Q: Queue> Delivery<Q> {
 }
 
 fn want(settings: &Settings, partial: bool) -> Want {
-    Want { items_max: settings.batch_size, bytes_max: settings.batch_bytes_max, partial }
+    Want::new(settings.batch_size, settings.batch_bytes_max, partial)
 }
 
 /// Resolves a short while after `stop`.

@@ -9,6 +9,7 @@ mod harness;
 mod health;
 mod http_ingest;
 mod kill;
+mod lanes;
 mod life;
 mod mqtt;
 mod mqtt_window;

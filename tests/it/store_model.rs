@@ -117,12 +117,16 @@ impl History {
     }
 
     async fn next_batch(&mut self) {
-        let want = Want {
-            items_max: self.random.u32(1..=30),
-            bytes_max: if self.random.bool() { 1 << 20 } else { self.random.u32(1..400) },
-            partial: self.random.u32(..4) > 0,
-        };
+        let bytes_max = if self.random.bool() { 1 << 20 } else { self.random.u32(1..400) };
+        let mut want = Want::new(self.random.u32(1..=30), bytes_max, self.random.u32(..4) > 0);
+        want.live_only = self.random.u32(..4) == 0;
+        want.held = std::array::from_fn(|_| self.random.u32(..8) == 0);
+        for (place, batch) in want.avoid.iter_mut().zip(&self.under_way) {
+            *place = self.random.bool().then_some(batch.key);
+        }
         let Some(batch) = self.store().next_batch(want).await.unwrap() else { return };
+        assert!(!want.held[batch.key.lane.index()] && !want.avoid.contains(&Some(batch.key)));
+        assert!(!(want.live_only && batch.backlog));
         self.check(&batch);
         if !self.under_way.contains(&batch) {
             self.under_way.push(batch);
@@ -197,7 +201,7 @@ impl History {
 
     /// Delivers the rest, and accounts for every item.
     async fn finish(mut self) -> BTreeMap<&'static str, usize> {
-        let want = Want { items_max: 50, bytes_max: 1 << 20, partial: true };
+        let want = Want::new(50, 1 << 20, true);
         while let Some(batch) = self.store().next_batch(want).await.unwrap() {
             self.check(&batch);
             self.store().settle(batch.key, Outcome::Delivered).await.unwrap();

@@ -108,33 +108,54 @@ impl Worker {
             .map_err(|source| Error::Sqlite { what: "cannot remember a fact", source })
     }
 
-    pub(super) fn next_batch(&mut self, want: Want) -> Result<Option<FrozenBatch>, Error> {
-        for lane in Lane::DELIVERED {
-            if let Some((key, frozen_at)) = self.queue.frozen(lane) {
-                let (items, _) = self.read(lane, key.first, key.last, u64::MAX, usize::MAX)?;
-                return Ok(Some(self.batch(key, frozen_at, items)));
+    pub(super) fn next_batch(&mut self, want: &Want) -> Result<Option<FrozenBatch>, Error> {
+        // All live data first: the backlog of an urgent lane is old news beside it.
+        for backlog in [false, true] {
+            if backlog && want.live_only {
+                break;
             }
-            self.begin()?;
-            let since_boot = clock::since_boot();
-            let Some(source) = self.queue.choose(&self.db, lane, want, since_boot)? else { continue };
-            let bytes_max = want.bytes_max as usize;
-            let (items, last) =
-                self.read(lane, source.first, source.last, u64::from(want.items_max), bytes_max)?;
-            let frozen_at = clock::unix_seconds();
-            let key = self.queue.freeze(&self.db, source, last, frozen_at, since_boot)?;
-            return Ok(Some(self.batch(key, frozen_at, items)));
+            for lane in Lane::DELIVERED.into_iter().filter(|lane| !want.held[lane.index()]) {
+                if let Some(batch) = self.next_batch_of(lane, backlog, want)? {
+                    return Ok(Some(batch));
+                }
+            }
         }
         Ok(None)
     }
 
-    fn batch(&self, key: BatchKey, frozen_at: f64, mut items: Vec<u8>) -> FrozenBatch {
+    fn next_batch_of(
+        &mut self,
+        lane: Lane,
+        backlog: bool,
+        want: &Want,
+    ) -> Result<Option<FrozenBatch>, Error> {
+        if let Some((key, frozen_at)) = self.queue.frozen(lane, backlog, &want.avoid) {
+            let (items, _) = self.read(lane, key.first, key.last, u64::MAX, usize::MAX)?;
+            return Ok(Some(self.batch(key, frozen_at, backlog, items)));
+        }
+        self.begin()?;
+        let since_boot = clock::since_boot();
+        let source = match backlog {
+            false => self.queue.live(&self.db, lane, want, since_boot)?,
+            true => self.queue.backlog(lane),
+        };
+        let Some(source) = source else { return Ok(None) };
+        let bytes_max = want.bytes_max as usize;
+        let (items, last) =
+            self.read(lane, source.first, source.last, u64::from(want.items_max), bytes_max)?;
+        let frozen_at = clock::unix_seconds();
+        let key = self.queue.freeze(&self.db, source, last, frozen_at, since_boot)?;
+        Ok(Some(self.batch(key, frozen_at, backlog, items)))
+    }
+
+    fn batch(&self, key: BatchKey, frozen_at: f64, backlog: bool, mut items: Vec<u8>) -> FrozenBatch {
         for byte in &mut items {
             if *byte == b'\n' {
                 *byte = b',';
             }
         }
         let batch_id = format!("pyv-{}-{}-{}-{}", self.store_id, key.lane as u8, key.first, key.last);
-        FrozenBatch { key, batch_id, timestamp: frozen_at, items }
+        FrozenBatch { key, batch_id, timestamp: frozen_at, items, backlog }
     }
 
     /// Items from `first` on as lines without a final line break, and the sequence number of the last

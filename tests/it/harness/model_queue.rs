@@ -139,5 +139,6 @@ fn frozen(key: &BatchKey) -> FrozenBatch {
         batch_id: format!("model-{}-{}-{}", key.lane as u8, key.first, key.last),
         timestamp: 1_717_156_800.0 + key.first as f64,
         items: items.into_bytes(),
+        backlog: false,
     }
 }
