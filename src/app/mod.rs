@@ -2,6 +2,7 @@
 //! that knows all of them.
 
 mod delivery;
+pub mod import;
 mod once;
 mod parts;
 mod reload;

@@ -1,5 +1,6 @@
 //! The parts that both ways of running need: state directory, store, stages, pipeline.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -50,7 +51,7 @@ impl Parts {
         let store_progress = Arc::new(Progress::default());
         let (store, store_end) = store::open(config.store.clone(), store_progress.clone())
             .with_context(|| format!("cannot open the store in {}", state_dir.display()))?;
-        let key = HashKey::load_or_create(state_dir, hash_key_credential().as_deref())?;
+        let key = hash_key(state_dir)?;
         let firewall = Firewall::new(&config.privacy, key);
         let privacy_counters = firewall.counters();
         let plan = plan(config)?;
@@ -102,6 +103,12 @@ pub fn policy_loaded(settings: &privacy::Settings) -> AuditEntry {
         details: settings.audit_details(),
         timestamp: clock::unix_seconds(),
     }
+}
+
+/// The key of hashes: what the service manager hands in, else the file in `state_dir`, which is made first
+/// when there is none.
+pub fn hash_key(state_dir: &Path) -> anyhow::Result<HashKey> {
+    Ok(HashKey::load_or_create(state_dir, hash_key_credential().as_deref())?)
 }
 
 /// A key that the service manager hands in instead of the file in the state directory.

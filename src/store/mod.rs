@@ -11,6 +11,7 @@ pub mod check;
 mod columns;
 mod counters;
 mod gap;
+mod imported;
 pub mod inspect;
 mod queue;
 mod retention;
@@ -32,6 +33,7 @@ use crate::reading::Priority;
 
 pub use block::lines as block_lines;
 pub use counters::{Counters, UnixTime};
+pub use imported::Digest;
 pub use staged::Staged;
 pub use worker::open;
 
@@ -236,6 +238,7 @@ enum Command {
     Settle(BatchKey, Outcome),
     Audit(AuditEntry),
     Remember(&'static str, String),
+    Imported(Vec<Digest>, oneshot::Sender<Vec<bool>>),
     Ping(oneshot::Sender<()>),
 }
 
@@ -341,6 +344,17 @@ impl Store {
     /// What was remembered under `key` when the store was opened.
     pub fn recalled(&self, key: &str) -> Option<&str> {
         self.recalled.get(key).map(String::as_str)
+    }
+
+    /// Which rows of another program's queue were taken over before.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`]: the store failed or was closed.
+    pub async fn imported(&self, digests: Vec<Digest>) -> Result<Vec<bool>, Closed> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Imported(digests, reply)).await?;
+        answer.await.map_err(|_| Closed)
     }
 
     /// Returns once the store thread has worked off everything that was queued before.

@@ -44,6 +44,8 @@ const TABLES_OF_2: &str = "
     CREATE TABLE gap (id INTEGER PRIMARY KEY AUTOINCREMENT, reason TEXT NOT NULL, store_id TEXT NOT NULL,
         lane INTEGER, first INTEGER, last INTEGER, count INTEGER NOT NULL, time_min REAL, time_max REAL,
         sensors TEXT NOT NULL, noted_at REAL NOT NULL, reported INTEGER NOT NULL DEFAULT 0);
+    -- What `store import` took over: a digest of each row, so that none comes twice.
+    CREATE TABLE imported (digest BLOB PRIMARY KEY) WITHOUT ROWID;
 ";
 
 /// Opens the database, making it first when there is none. Returns it with the store id.

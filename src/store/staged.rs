@@ -2,13 +2,15 @@
 
 use crate::reading::{Committed, Receipt};
 
-use super::Lane;
+use super::{Digest, Lane};
 
 /// Items on their way to one commit.
 #[derive(Debug, Default)]
 pub struct Staged {
     pub(super) lanes: [LaneText; 5],
     receipts: Vec<(Receipt, Committed)>,
+    /// Rows of another program's queue that these items were.
+    pub(super) imported: Vec<Digest>,
 }
 
 /// Items of one lane: one line of JSON each.
@@ -66,6 +68,11 @@ impl Staged {
         self.receipts.push((receipt, committed));
     }
 
+    /// Notes, in the same commit, that the row of another program's queue named `digest` is taken over.
+    pub fn imports(&mut self, digest: Digest) {
+        self.imported.push(digest);
+    }
+
     /// Bytes of JSON that wait.
     pub fn size_bytes(&self) -> usize {
         self.lanes.iter().map(|lane| lane.lines.len()).sum()
@@ -100,6 +107,7 @@ impl Staged {
             ours.lines.extend_from_slice(&theirs.lines);
         }
         self.receipts.extend(other.receipts);
+        self.imported.extend(other.imported);
     }
 
     /// Tells every source that its batch is durable.

@@ -17,8 +17,8 @@ use super::block::{self, Codec};
 use super::boot::Boot;
 use super::queue::Queue;
 use super::{
-    AuditEntry, BatchKey, Command, Counters, DATABASE_FILE, Error, FrozenBatch, Lane, Outcome, Pending,
-    Settings, Staged, Store, Want, schema,
+    AuditEntry, BatchKey, Command, Counters, DATABASE_FILE, Digest, Error, FrozenBatch, Lane, Outcome,
+    Pending, Settings, Staged, Store, Want, imported, schema,
 };
 
 mod apply;
@@ -119,6 +119,7 @@ struct Group {
     facts: Vec<(&'static str, String)>,
     wanted: Option<(Box<Want>, oneshot::Sender<Option<FrozenBatch>>)>,
     pings: Vec<oneshot::Sender<()>>,
+    asked: Vec<(Vec<Digest>, oneshot::Sender<Vec<bool>>)>,
 }
 
 impl Group {
@@ -130,6 +131,7 @@ impl Group {
             Command::Remember(key, value) => self.facts.push((key, value)),
             Command::NextBatch(want, reply) => self.wanted = Some((want, reply)),
             Command::Ping(reply) => self.pings.push(reply),
+            Command::Imported(digests, reply) => self.asked.push((digests, reply)),
         }
     }
 
@@ -141,7 +143,10 @@ impl Group {
     /// Whether it must be durable before anybody is answered. Outcomes and facts alone may wait for the next
     /// commit: losing an outcome repeats a request under its old id.
     fn needs_commit(&self) -> bool {
-        self.staged.items() > 0 || !self.audits.is_empty() || self.wanted.is_some()
+        self.staged.items() > 0
+            || !self.staged.imported.is_empty()
+            || !self.audits.is_empty()
+            || self.wanted.is_some()
     }
 }
 
@@ -187,6 +192,10 @@ impl Worker {
             // An uploader that stopped waiting finds the batch frozen next time.
             reply.send(batch).ok();
         }
+        for (digests, reply) in group.asked {
+            // Who stopped waiting imports nothing.
+            reply.send(imported::known(&self.db, &digests)?).ok();
+        }
         for ping in group.pings {
             // A watchdog that gave up waiting has drawn its own conclusion.
             ping.send(()).ok();
@@ -198,6 +207,7 @@ impl Worker {
         for lane in Lane::ALL {
             self.append(lane, group)?;
         }
+        self.note_imported(group)?;
         for (key, outcome) in &group.settled {
             self.settle(*key, outcome)?;
         }

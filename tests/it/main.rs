@@ -8,6 +8,7 @@ mod delivery;
 mod harness;
 mod health;
 mod http_ingest;
+mod import;
 mod kill;
 mod lanes;
 mod life;

@@ -1,6 +1,7 @@
 //! `store`: looks at the database and mends it. One file per subcommand; what they share is here.
 
 mod check;
+mod import;
 mod table;
 
 use std::path::PathBuf;
@@ -17,6 +18,11 @@ pub enum StoreCommand {
     ///
     /// Exits with 0 when it is whole, with 1 when it is damaged or cannot be read.
     Check(check::Arguments),
+    /// Take over what a Python agent still holds in its queue, each item once.
+    ///
+    /// The agent has to be stopped, and delivery enabled. Interrupted, it can be started again. Exits with 1
+    /// when a row was not taken over: it is named, and stays where it is.
+    Import(import::Arguments),
 }
 
 /// Which database.
@@ -47,6 +53,7 @@ impl Target {
 pub fn run(config: Option<PathBuf>, command: StoreCommand) -> u8 {
     let result = match command {
         StoreCommand::Check(arguments) => check::run(config, arguments),
+        StoreCommand::Import(arguments) => import::run(config, &arguments),
     };
     match result {
         Ok(code) => code,

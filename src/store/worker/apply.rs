@@ -10,6 +10,7 @@ use crate::privacy::audit;
 
 use super::{Group, Worker};
 use crate::store::block::{self, number};
+use crate::store::imported;
 use crate::store::{AuditEntry, BatchKey, Error, FrozenBatch, Lane, Outcome, Want};
 
 impl Worker {
@@ -28,6 +29,15 @@ impl Worker {
             self.counters.commit_bytes.fetch_add(bytes, Relaxed);
         }
         Ok(())
+    }
+
+    /// Notes what the group takes over from another program's queue.
+    pub(super) fn note_imported(&mut self, group: &Group) -> Result<(), Error> {
+        if group.staged.imported.is_empty() {
+            return Ok(());
+        }
+        self.begin()?;
+        imported::note(&self.db, &group.staged.imported)
     }
 
     pub(super) fn settle(&mut self, key: BatchKey, outcome: &Outcome) -> Result<(), Error> {
