@@ -51,6 +51,7 @@ impl Parts {
         let store_progress = Arc::new(Progress::default());
         let (store, store_end) = store::open(config.store.clone(), store_progress.clone())
             .with_context(|| format!("cannot open the store in {}", state_dir.display()))?;
+        store.report_gaps(config.cloud.enabled);
         let key = hash_key(state_dir)?;
         let firewall = Firewall::new(&config.privacy, key);
         let privacy_counters = firewall.counters();

@@ -107,6 +107,7 @@ impl Reloader {
                 self.sources.start(supervisor, source, new.poll_interval);
             }
         }
+        self.store.report_gaps(new.cloud.enabled);
         self.cloud.send_replace(new.cloud.clone());
         self.log.reload(new.logging);
         tracing::info!(

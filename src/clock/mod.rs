@@ -8,6 +8,34 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
+/// The clocks of this room, for parts whose tests choose the time.
+pub trait Clocks: std::fmt::Debug + Send + Sync {
+    /// See [`unix_seconds`].
+    fn unix_seconds(&self) -> f64;
+    /// See [`since_boot`].
+    fn since_boot(&self) -> Duration;
+    /// See [`boot_id`].
+    fn boot_id(&self) -> String;
+}
+
+/// The clocks of this machine.
+#[derive(Clone, Copy, Debug)]
+pub struct OfMachine;
+
+impl Clocks for OfMachine {
+    fn unix_seconds(&self) -> f64 {
+        unix_seconds()
+    }
+
+    fn since_boot(&self) -> Duration {
+        since_boot()
+    }
+
+    fn boot_id(&self) -> String {
+        boot_id()
+    }
+}
+
 /// The wall clock in Unix seconds UTC. It may be wrong before NTP has set it, and it may jump.
 #[expect(clippy::disallowed_methods, reason = "this is the room that reads the time")]
 pub fn unix_seconds() -> f64 {

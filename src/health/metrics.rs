@@ -78,6 +78,11 @@ fn store(page: &mut Page, view: &View) {
     page.gauge("pending_items", "Items not yet delivered, by lane.").put_lanes(&store.pending);
     page.counter("dropped_items_total", "Items that retention dropped undelivered, by lane.")
         .put_lanes(&store.dropped);
+    let help = "Items that will not be delivered, by reason, in the life of the store.";
+    let mut family = page.counter("gap_items_total", help);
+    for (reason, count) in store.gaps() {
+        family.put(&[("reason", reason)], count);
+    }
     page.gauge("dead_letters", "Items in the store that the endpoint refused for good.")
         .put_atomic(&store.dead_letters);
     page.counter("commits_total", "Transactions that added something.").put_atomic(&store.commits);

@@ -91,6 +91,8 @@ struct Store {
     pending: BTreeMap<&'static str, u64>,
     dropped: BTreeMap<&'static str, u64>,
     dead_letters: u64,
+    /// Items that will not be delivered, by reason, in the life of the store.
+    gaps: BTreeMap<&'static str, u64>,
     items_stored: u64,
     commits: u64,
     commit_bytes: u64,
@@ -201,6 +203,7 @@ impl Store {
             pending: by_lane(&store.pending),
             dropped: by_lane(&store.dropped),
             dead_letters: store.dead_letters.load(Relaxed),
+            gaps: store.gaps().collect(),
             items_stored: store.items_stored.load(Relaxed),
             commits: store.commits.load(Relaxed),
             commit_bytes: store.commit_bytes.load(Relaxed),

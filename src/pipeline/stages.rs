@@ -50,18 +50,19 @@ impl Stages {
     ) -> Committed {
         let mut committed = Committed::default();
         for (reason, sensor) in batch.refusals() {
-            self.count_refusal(reason, sensor, counters);
+            self.count_refusal(reason, sensor, now, staged, counters);
             committed.refused += 1;
         }
         for reading in batch.readings() {
             if let Some(reason) = validate::refusal(&reading, now) {
-                self.count_refusal(reason, reading.sensor_name, counters);
+                self.count_refusal(reason, reading.sensor_name, now, staged, counters);
                 committed.refused += 1;
             } else if self.process(reading, staged, counters) {
                 committed.accepted += 1;
             } else {
                 // Without the name: what is private is on no page.
                 counters.refuse(Refusal::Privacy, "");
+                staged.refuse(Refusal::Privacy, "", now);
                 committed.refused += 1;
             }
         }
@@ -72,9 +73,18 @@ impl Stages {
     }
 
     /// Counts under the sensor's name only where the privacy policy leaves that alone: the counts stand
-    /// on the health page.
-    fn count_refusal(&mut self, reason: Refusal, sensor: &str, counters: &Counters) {
-        counters.refuse(reason, if self.firewall.shows_name(sensor) { sensor } else { "" });
+    /// on the health page, and the cloud is told of them.
+    fn count_refusal(
+        &mut self,
+        reason: Refusal,
+        sensor: &str,
+        now: f64,
+        staged: &mut Staged,
+        counters: &Counters,
+    ) {
+        let shown = if self.firewall.shows_name(sensor) { sensor } else { "" };
+        counters.refuse(reason, shown);
+        staged.refuse(reason, shown, now);
     }
 
     /// Emits the windows that ended, by the wall clock `now`, without a reading to say so.

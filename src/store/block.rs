@@ -135,6 +135,15 @@ pub fn time_of(db: &Connection, lane: Lane, sequence: u64) -> Result<f64, Error>
         .map_err(|source| Error::Sqlite { what: "cannot find the time of a block", source })
 }
 
+/// The earliest and the latest time in the block that holds `sequence`, in Unix seconds.
+pub fn times(db: &Connection, lane: Lane, sequence: u64) -> Result<Option<(f64, f64)>, Error> {
+    db.prepare_cached(sql(lane, &TIMES))
+        .and_then(|mut select| {
+            select.query_row([number(sequence)], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+        })
+        .map_err(|source| Error::Sqlite { what: "cannot find the times of a block", source })
+}
+
 /// First number and count of the oldest block that begins at `first` or later, and the time of its
 /// newest item.
 pub fn oldest(db: &Connection, lane: Lane, first: u64) -> Result<Option<(u64, u64, f64)>, Error> {
@@ -212,6 +221,7 @@ per_lane!(
     " WHERE first > ?1 ORDER BY first LIMIT 1"
 );
 per_lane!(TIME_OF, "SELECT time_min FROM ", " WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
+per_lane!(TIMES, "SELECT time_min, time_max FROM ", " WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
 per_lane!(OLDEST, "SELECT first, count, time_max FROM ", " WHERE first >= ?1 ORDER BY first LIMIT 1");
 per_lane!(
     END,

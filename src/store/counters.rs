@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use super::Pending;
+use super::{GapReason, Pending};
 
 /// What the store counts, since start where nothing else is said. Lanes are in the order of
 /// [`super::Lane::DELIVERED`].
@@ -22,6 +22,9 @@ pub struct Counters {
     pub dropped: [AtomicU64; 4],
     /// Items in the store that the endpoint refused for good, now.
     pub dead_letters: AtomicU64,
+    /// Items in the ledger of gaps by reason, in the life of the database, in the order of
+    /// [`super::GapReason::ALL`].
+    pub gaps: [AtomicU64; GapReason::ALL.len()],
     /// The disk is full and commits wait for room.
     pub disk_full: AtomicBool,
     pub last_commit_at: UnixTime,
@@ -33,6 +36,11 @@ impl Counters {
     /// Undelivered items.
     pub fn pending(&self) -> Pending {
         Pending { items: std::array::from_fn(|index| self.pending[index].load(Relaxed)) }
+    }
+
+    /// Items in the ledger of gaps, by name of the reason.
+    pub fn gaps(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        GapReason::ALL.iter().zip(&self.gaps).map(|(reason, count)| (reason.name(), count.load(Relaxed)))
     }
 
     /// Whether commits wait for room on the disk.

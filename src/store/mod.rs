@@ -13,18 +13,23 @@ mod counters;
 mod gap;
 mod imported;
 pub mod inspect;
+mod names;
 mod queue;
+mod refused;
 mod retention;
 mod schema;
 mod staged;
 mod worker;
 
 #[cfg(test)]
+mod gap_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -33,9 +38,10 @@ use crate::reading::Priority;
 
 pub use block::lines as block_lines;
 pub use counters::{Counters, UnixTime};
+pub use gap::Reason as GapReason;
 pub use imported::Digest;
 pub use staged::Staged;
-pub use worker::open;
+pub use worker::{GAP_RULE, open, open_with};
 
 /// The file inside the state directory.
 pub const DATABASE_FILE: &str = "edge_store.db";
@@ -264,6 +270,8 @@ pub struct Store {
     id: Arc<str>,
     /// What was remembered before this start.
     recalled: Arc<BTreeMap<String, String>>,
+    /// Whether gaps are reported.
+    reports: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -355,6 +363,12 @@ impl Store {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Imported(digests, reply)).await?;
         answer.await.map_err(|_| Closed)
+    }
+
+    /// Whether the cloud is told of gaps, from now on: only where anything is delivered. Off until it is
+    /// switched on; the ledger is kept either way.
+    pub fn report_gaps(&self, on: bool) {
+        self.reports.store(on, Relaxed);
     }
 
     /// Returns once the store thread has worked off everything that was queued before.

@@ -108,6 +108,11 @@ impl Queue {
         self.within(lane, first, end).map(|range| self.end(range)).max()
     }
 
+    /// Whether item `sequence` of `lane` is undelivered.
+    pub fn is_pending(&self, lane: Lane, sequence: u64) -> bool {
+        self.within(lane, sequence, sequence + 1).next().is_some()
+    }
+
     /// The lowest undelivered sequence number of `lane`.
     pub fn lowest(&self, lane: Lane) -> Option<u64> {
         let held = |range: &&Range| range.lane == lane && self.end(range) > range.first;

@@ -1,7 +1,8 @@
 //! What waits for its commit: encoded items by lane, and the receipts of their sources.
 
-use crate::reading::{Committed, Receipt};
+use crate::reading::{Committed, Receipt, Refusal};
 
+use super::refused::Refused;
 use super::{Digest, Lane};
 
 /// Items on their way to one commit.
@@ -11,6 +12,7 @@ pub struct Staged {
     receipts: Vec<(Receipt, Committed)>,
     /// Rows of another program's queue that these items were.
     pub(super) imported: Vec<Digest>,
+    refused: Refused,
 }
 
 /// Items of one lane: one line of JSON each.
@@ -73,6 +75,12 @@ impl Staged {
         self.imported.push(digest);
     }
 
+    /// Counts input that was refused, for the ledger of gaps. `sensor` is empty where it is not known or not
+    /// to be shown; `now` is the wall clock, Unix seconds.
+    pub fn refuse(&mut self, reason: Refusal, sensor: &str, now: f64) {
+        self.refused.add(reason, sensor, now);
+    }
+
     /// Bytes of JSON that wait.
     pub fn size_bytes(&self) -> usize {
         self.lanes.iter().map(|lane| lane.lines.len()).sum()
@@ -88,7 +96,7 @@ impl Staged {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.items() == 0 && self.receipts.is_empty()
+        self.items() == 0 && self.receipts.is_empty() && self.refused.is_empty()
     }
 
     /// Takes over everything of `other`, behind what is here.
@@ -108,6 +116,12 @@ impl Staged {
         }
         self.receipts.extend(other.receipts);
         self.imported.extend(other.imported);
+        self.refused.absorb(other.refused);
+    }
+
+    /// What was refused; nothing stays.
+    pub(super) fn take_refused(&mut self) -> Refused {
+        std::mem::take(&mut self.refused)
     }
 
     /// Tells every source that its batch is durable.

@@ -2,28 +2,33 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::clock;
+use crate::clock::{Clocks, OfMachine};
 use crate::lifecycle::watchdog::Progress;
 use crate::privacy::audit;
 
 use super::block::{self, Codec};
 use super::boot::Boot;
+use super::gap::{self, Reason};
 use super::queue::Queue;
+use super::refused::Refused;
 use super::{
     AuditEntry, BatchKey, Command, Counters, DATABASE_FILE, Digest, Error, FrozenBatch, Lane, Outcome,
     Pending, Settings, Staged, Store, Want, imported, schema,
 };
 
 mod apply;
+mod report;
 mod trim;
 
+pub use report::GAP_RULE;
+use report::Reporter;
 use trim::{GiveUp, RETENTION_BLOCKS_MAX};
 
 /// Commands that wait for the thread; more make the callers wait.
@@ -49,16 +54,30 @@ pub fn open(
     settings: Settings,
     progress: Arc<Progress>,
 ) -> Result<(Store, oneshot::Receiver<Result<(), Error>>), Error> {
+    open_with(settings, progress, Arc::new(OfMachine))
+}
+
+/// [`open`] with clocks that the caller chose.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn open_with(
+    settings: Settings,
+    progress: Arc<Progress>,
+    clocks: Arc<dyn Clocks>,
+) -> Result<(Store, oneshot::Receiver<Result<(), Error>>), Error> {
     let path = settings.state_dir.join(DATABASE_FILE);
     let (db, store_id) = schema::open(&path)?;
     let next = next_sequences(&db)?;
     let queue = Queue::load(&db, next)?;
-    let boot = Boot::enter(&db, &clock::boot_id())?;
+    let boot = Boot::enter(&db, &clocks.boot_id())?;
     let recalled = Arc::new(read_facts(&db)?);
     let audit_hash = last_audit_hash(&db)?;
     let counters = Arc::new(Counters::default());
     let (pending_sender, pending) = watch::channel(Pending::default());
     let store_id: Arc<str> = store_id.into();
+    let reports = Arc::new(AtomicBool::new(false));
     let mut worker = Worker {
         db,
         codec: Codec::new()?,
@@ -73,6 +92,10 @@ pub fn open(
         pending: pending_sender,
         progress,
         disk_full_since: None,
+        clocks,
+        refused: Refused::default(),
+        reporter: Reporter::unknown(),
+        reports: reports.clone(),
     };
     worker.counters.dead_letters.store(count_dead_letters(&worker.db)?, Relaxed);
     worker.publish()?;
@@ -87,7 +110,7 @@ pub fn open(
             ended.send(result).ok();
         })
         .map_err(|source| Error::Io { what: "cannot start the thread for", path, source })?;
-    Ok((Store { commands, pending, counters, id: store_id, recalled }, end))
+    Ok((Store { commands, pending, counters, id: store_id, recalled, reports }, end))
 }
 
 struct Worker {
@@ -108,6 +131,12 @@ struct Worker {
     progress: Arc<Progress>,
     /// Boot clock; while commits wait for room.
     disk_full_since: Option<Duration>,
+    clocks: Arc<dyn Clocks>,
+    /// Refused input that is not in the ledger yet.
+    refused: Refused,
+    reporter: Reporter,
+    /// Whether gaps are reported.
+    reports: Arc<AtomicBool>,
 }
 
 /// What shares one commit.
@@ -153,7 +182,7 @@ impl Group {
 impl Worker {
     fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), Error> {
         while let Some(command) = commands.blocking_recv() {
-            self.progress.moved(clock::since_boot());
+            self.progress.moved(self.clocks.since_boot());
             let mut group = Group::default();
             group.add(command);
             for _ in 1..COMMANDS_MAX {
@@ -164,16 +193,18 @@ impl Worker {
                 group.add(command);
             }
             self.work_off(group)?;
+            self.report(false)?;
             self.progress.idle();
         }
+        self.report(true)?;
         self.begin()?;
-        self.boot.note_last(&self.db, clock::since_boot())?;
+        self.boot.note_last(&self.db, self.clocks.since_boot())?;
         self.commit()?;
         self.db.close().map_err(|(_, source)| Error::Sqlite { what: "cannot close the database", source })
     }
 
     /// Applies and commits `group`, waiting for room while the disk is full, then answers.
-    fn work_off(&mut self, group: Group) -> Result<(), Error> {
+    fn work_off(&mut self, mut group: Group) -> Result<(), Error> {
         let batch = loop {
             match self.apply(&group) {
                 Ok(batch) => break batch,
@@ -182,6 +213,7 @@ impl Worker {
             }
         };
         self.disk_full_since = None;
+        self.take_refused(group.staged.take_refused());
         if self.counters.disk_full.swap(false, Relaxed) {
             tracing::info!("the disk has room again: commits go on");
         }
@@ -222,7 +254,11 @@ impl Worker {
             None => None,
         };
         if group.needs_commit() {
+            let noted = self.note_refused(false)?;
             self.commit()?;
+            if noted {
+                self.refused_are_noted();
+            }
         }
         Ok(batch)
     }
@@ -244,7 +280,7 @@ impl Worker {
         let changes = self.db.total_changes();
         if std::mem::replace(&mut self.changes, changes) != changes {
             self.counters.commits.fetch_add(1, Relaxed);
-            self.counters.last_commit_at.set(Some(clock::unix_seconds()));
+            self.counters.last_commit_at.set(Some(self.clocks.unix_seconds()));
         }
         Ok(())
     }
@@ -255,11 +291,11 @@ impl Worker {
         if !self.counters.disk_full.swap(true, Relaxed) {
             tracing::error!(error = %Chain(error), "the disk is full: what comes in waits until there is room");
         }
-        self.progress.moved(clock::since_boot());
+        self.progress.moved(self.clocks.since_boot());
         // History goes at once. Somebody else may have filled the disk for a moment, so what was
         // acknowledged and not delivered goes only after a long wait, and then bit by bit.
-        let since = *self.disk_full_since.get_or_insert_with(clock::since_boot);
-        let has_waited = clock::since_boot().saturating_sub(since) >= DISK_FULL_PATIENCE;
+        let since = *self.disk_full_since.get_or_insert_with(|| self.clocks.since_boot());
+        let has_waited = self.clocks.since_boot().saturating_sub(since) >= DISK_FULL_PATIENCE;
         let dropped = match self.drop_blocks(0, RETENTION_BLOCKS_MAX, GiveUp::HistoryOnly) {
             Ok(false) if has_waited => self.drop_blocks(0, 1, GiveUp::Anything),
             dropped => dropped,
@@ -280,6 +316,7 @@ impl Worker {
         self.queue = Queue::load(&self.db, next_sequences(&self.db)?)?;
         self.audit_hash = last_audit_hash(&self.db)?;
         self.counters.dead_letters.store(count_dead_letters(&self.db)?, Relaxed);
+        self.reporter = Reporter::unknown();
         Ok(())
     }
 
@@ -305,6 +342,15 @@ impl Worker {
         }
         self.pending.send_if_modified(|known| std::mem::replace(known, pending) != pending);
         self.counters.store_bytes.store(self.used_bytes()?, Relaxed);
+        if self.reporter.ledger_changed {
+            self.reporter.ledger_changed = false;
+            for (name, count) in gap::totals(&self.db)? {
+                // A reason of a newer agent is in the ledger, and has no counter here.
+                if let Some(index) = Reason::ALL.iter().position(|reason| reason.name() == name) {
+                    self.counters.gaps[index].store(count, Relaxed);
+                }
+            }
+        }
         let oldest = self.oldest_pending()?;
         self.counters.oldest_pending_at.set(oldest);
         Ok(())

@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use rusqlite::params;
 
-use crate::clock;
 use crate::privacy::audit;
 
 use super::{Group, Worker};
 use crate::store::block::{self, number};
+use crate::store::gap::Reason;
 use crate::store::imported;
 use crate::store::{AuditEntry, BatchKey, Error, FrozenBatch, Lane, Outcome, Want};
 
@@ -20,7 +20,7 @@ impl Worker {
             return Ok(());
         }
         self.begin()?;
-        let since_boot = clock::since_boot();
+        let since_boot = self.clocks.since_boot();
         let at = self.boot.at(since_boot);
         for piece in text.pieces(block::PIECE_BYTES_MAX) {
             let first = self.queue.next_sequence(lane);
@@ -60,8 +60,11 @@ impl Worker {
     }
 
     fn set_aside(&mut self, key: BatchKey, reason: &str) -> Result<(), Error> {
-        let now = clock::unix_seconds();
+        let now = self.clocks.unix_seconds();
         let (items, _) = self.read(key.lane, key.first, key.last, u64::MAX, usize::MAX)?;
+        // Declared now, so what is dropped from there later makes no second gap.
+        let time = block::times(&self.db, key.lane, key.first)?;
+        self.note_lost(Reason::DeadLetter, key.lane, &[(key.first, key.last)], (key.first, &items), time)?;
         let mut insert = self
             .db
             .prepare_cached(
@@ -144,7 +147,7 @@ impl Worker {
             return Ok(Some(self.batch(key, frozen_at, backlog, items)));
         }
         self.begin()?;
-        let since_boot = clock::since_boot();
+        let since_boot = self.clocks.since_boot();
         let source = match backlog {
             false => self.queue.live(&self.db, lane, want, since_boot)?,
             true => self.queue.backlog(lane),
@@ -153,7 +156,7 @@ impl Worker {
         let bytes_max = want.bytes_max as usize;
         let (items, last) =
             self.read(lane, source.first, source.last, u64::from(want.items_max), bytes_max)?;
-        let frozen_at = clock::unix_seconds();
+        let frozen_at = self.clocks.unix_seconds();
         let key = self.queue.freeze(&self.db, source, last, frozen_at, since_boot)?;
         Ok(Some(self.batch(key, frozen_at, backlog, items)))
     }

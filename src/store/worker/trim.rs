@@ -5,9 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use rusqlite::params;
 
 use super::{Worker, is_disk_full};
-use crate::clock;
 use crate::store::block::{self, number};
-use crate::store::gap::{self, Gap};
+use crate::store::gap::Reason;
 use crate::store::retention::{self, Oldest};
 use crate::store::{Error, Lane};
 
@@ -45,19 +44,13 @@ impl Worker {
         let mut lost = 0;
         self.begin()?;
         self.remember_sequences()?;
-        self.boot.note_last(&self.db, clock::since_boot())?;
+        self.boot.note_last(&self.db, self.clocks.since_boot())?;
         for _ in 0..blocks_max {
             if self.used_bytes()? <= target_bytes {
                 break;
             }
             let Some((lane, first, end)) = self.oldest_to_drop(give_up)? else { break };
-            for (from, last) in self.queue.give_up(&self.db, lane, first, end)? {
-                let count = last - from + 1;
-                self.note_gap(lane, (from, last))?;
-                self.counters.dropped[lane.index()].fetch_add(count, Relaxed);
-                lost += count;
-            }
-            block::delete(&self.db, lane, first)?;
+            lost += self.lose_block(Reason::Retention, lane, first, end)?;
             any = true;
         }
         self.commit()?;
@@ -71,17 +64,24 @@ impl Worker {
         Ok(any)
     }
 
-    fn note_gap(&self, lane: Lane, span: (u64, u64)) -> Result<(), Error> {
-        let gap = Gap {
-            reason: gap::Reason::Retention,
-            store_id: self.store_id.to_string(),
-            lane: Some(lane),
-            span: Some(span),
-            count: span.1 - span.0 + 1,
-            time: None,
-            sensors: Vec::new(),
-        };
-        gap::record(&self.db, &gap, clock::unix_seconds())
+    /// Deletes the block `first..end`, and declares what of it was undelivered; returns how many items. It
+    /// holds nothing of a frozen batch.
+    fn lose_block(&mut self, reason: Reason, lane: Lane, first: u64, end: u64) -> Result<u64, Error> {
+        let parts = self.queue.give_up(&self.db, lane, first, end)?;
+        let lost = parts.iter().map(|(from, last)| last - from + 1).sum();
+        if lost > 0 {
+            let time = block::times(&self.db, lane, first)?;
+            // A block that cannot be read goes all the same: whose readings it held is not known then.
+            let lines = match block::at_or_after(&self.db, &mut self.codec, lane, first) {
+                Ok(block) => block.map(|block| block.lines).unwrap_or_default(),
+                Err(Error::Damaged { .. }) => Vec::new(),
+                Err(error) => return Err(error),
+            };
+            self.note_lost(reason, lane, &parts, (first, &lines), time)?;
+            self.counters.dropped[lane.index()].fetch_add(lost, Relaxed);
+        }
+        block::delete(&self.db, lane, first)?;
+        Ok(lost)
     }
 
     fn oldest_to_drop(&self, give_up: GiveUp) -> Result<Option<(Lane, u64, u64)>, Error> {
