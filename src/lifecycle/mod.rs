@@ -1,5 +1,7 @@
-//! Life as a service: signals, the service manager, named tasks, the watchdog and the state lock.
+//! Life as a service: signals, the service manager, named tasks, the watchdog, the state lock
+//! and the black box.
 
+pub mod blackbox;
 pub mod listen_fds;
 pub mod lock;
 pub mod restart;
