@@ -62,3 +62,10 @@ pub fn boot_id() -> String {
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// systemd-timesyncd(8) makes this file once the clock was synchronised in this boot.
 const TIMESYNCD_SAYS: &str = "/run/systemd/timesync/synchronized";
+
+// Up to 1.95 at least, std reads a 32-bit clock with 32-bit musl: SystemTime::now panics from 2038 on, in hyper and
+// rustls too. The scripts build a std that was put right, and say so.
+#[cfg(all(target_env = "musl", target_pointer_width = "32", not(std_time64)))]
+compile_error!(
+    "the standard library of this target fails in 2038; build with scripts/build-static or scripts/build-cross"
+);
