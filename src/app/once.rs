@@ -26,7 +26,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let signals = Signals::install().context("cannot handle signals")?;
     let mut supervisor = Supervisor::default();
-    let Parts { _lock, store, store_end, sources, plans, counters: _, privacy_counters: _, progress: _ } =
+    let Parts { store, store_end, sources, plans, counters: _, privacy_counters: _, progress: _ } =
         Parts::build(&config, &mut supervisor, stop.clone()).await?;
     drop(plans);
 

@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 use super::sources::Sources;
 use crate::clock;
 use crate::config::Config;
-use crate::lifecycle::lock::StateLock;
 use crate::lifecycle::supervisor::Supervisor;
 use crate::lifecycle::watchdog::Progress;
 use crate::pipeline::rule::Rules;
@@ -24,8 +23,6 @@ const BATCHES_MAX: usize = 256;
 
 /// The agent up to its queue: what is taken in is stored.
 pub struct Parts {
-    /// First, so that it is given up last.
-    pub _lock: StateLock,
     pub store: Store,
     /// Resolves when the store thread has ended.
     pub store_end: oneshot::Receiver<Result<(), store::Error>>,
@@ -39,7 +36,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Opens the state directory and the store and starts the pipeline under `supervisor`. `intake`
+    /// Opens the store, whose directory the caller has locked, and starts the pipeline under `supervisor`. `intake`
     /// ends the sources.
     pub async fn build(
         config: &Config,
@@ -47,7 +44,6 @@ impl Parts {
         intake: CancellationToken,
     ) -> anyhow::Result<Self> {
         let state_dir = &config.store.state_dir;
-        let lock = StateLock::take(state_dir)?;
         let store_progress = Arc::new(Progress::default());
         let (store, store_end) = store::open(config.store.clone(), store_progress.clone())
             .with_context(|| format!("cannot open the store in {}", state_dir.display()))?;
@@ -75,7 +71,6 @@ impl Parts {
         supervisor.spawn("pipeline", pipeline::run(stages, wiring));
         let device_id = config.device_id.clone().unwrap_or_else(|| store.id().to_owned());
         Ok(Self {
-            _lock: lock,
             sources: Sources::new(batches, intake, device_id),
             store,
             store_end,

@@ -69,10 +69,12 @@ impl Reloader {
         self.publish();
     }
 
-    /// Loads the configuration anew and applies what changed, or keeps the running one and says why.
-    pub async fn reload(&mut self, supervisor: &mut Supervisor) {
+    /// Loads the configuration anew and applies what changed, or keeps the running one and says why in
+    /// the log. The error is for the black box.
+    pub async fn reload(&mut self, supervisor: &mut Supervisor) -> anyhow::Result<()> {
         self.notifier.reloading();
-        match self.apply(supervisor).await {
+        let applied = self.apply(supervisor).await;
+        match &applied {
             Ok(()) => self.notifier.ready(&self.status()),
             Err(error) => {
                 tracing::error!(
@@ -82,6 +84,7 @@ impl Reloader {
                 self.notifier.ready(&format!("{}; the last reload was refused", self.status()));
             }
         }
+        applied
     }
 
     async fn apply(&mut self, supervisor: &mut Supervisor) -> anyhow::Result<()> {

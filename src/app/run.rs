@@ -10,37 +10,36 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::Surroundings;
 use super::parts::Parts;
 use super::reload::Reloader;
+use super::witness::{self, Watched};
 use crate::config::Config;
 use crate::config::{LoadOptions, Loaded};
 use crate::health::host::Host;
 use crate::health::server;
 use crate::health::view::{Phase, View};
+use crate::lifecycle::blackbox::What;
 use crate::lifecycle::listen_fds::take_listeners;
 use crate::lifecycle::signals::Signals;
 use crate::lifecycle::supervisor::{Supervisor, TaskEnd};
 use crate::lifecycle::systemd::{self, Notifier};
 use crate::lifecycle::watchdog::{Progress, Watchdog};
 use crate::store::{self, Store};
-use crate::{logging, upload};
+use crate::upload;
 
 /// From the request to stop to the end, whatever hangs.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
 /// Of that, what the sources and the pipeline get before delivery is told to end too.
 const INTAKE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Runs until SIGTERM or SIGINT. `started_at` is on the boot clock.
+/// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
 ///
 /// The agent cannot start, or a part it cannot be without failed.
-pub async fn run(
-    loaded: Loaded,
-    options: LoadOptions,
-    log: logging::Handle,
-    started_at: Duration,
-) -> anyhow::Result<()> {
+pub async fn run(loaded: Loaded, options: LoadOptions, surroundings: Surroundings<'_>) -> anyhow::Result<()> {
+    let Surroundings { log, started_at, blackbox, previous } = surroundings;
     let config = loaded.config.clone();
     let signals = Signals::install().context("cannot handle signals")?;
     let notifier = Notifier::from_env();
@@ -54,11 +53,10 @@ pub async fn run(
     let mut checks = parts.progress.to_vec();
     checks.push(("uploader", upload_progress.clone()));
     let stages: Vec<_> = checks.iter().map(|(_, progress)| progress.clone()).collect();
-    let watchdog = Watchdog::new(notifier.clone(), systemd::watchdog_interval(), checks);
+    let watchdog = Watchdog::new(notifier.clone(), systemd::watchdog_interval(), checks.clone());
     let (cloud, cloud_receiver) = watch::channel(config.cloud.clone());
 
-    let Parts { _lock, store, mut store_end, sources, plans, counters, privacy_counters, progress: _ } =
-        parts;
+    let Parts { store, mut store_end, sources, plans, counters, privacy_counters, progress: _ } = parts;
     let mut reloader =
         Reloader::new(loaded, options, log, notifier.clone(), sources, plans, cloud, store.clone());
     reloader.start_sources(&mut inbound);
@@ -71,7 +69,20 @@ pub async fn run(
         privacy: privacy_counters,
         store: store.counters().clone(),
         delivery: delivery.clone(),
+        previous,
         host: Host::new(config.store.state_dir.clone()),
+    });
+    let watched = Watched {
+        checks: checks.clone(),
+        verdict: watchdog.verdict.subscribe(),
+        store: store.counters().clone(),
+        delivery: delivery.clone(),
+        configured: reloader.configured(),
+    };
+    let witness = witness::run(blackbox.clone(), watched, egress.clone());
+    outbound.spawn("black box", async {
+        witness.await;
+        anyhow::Ok(())
     });
     outbound.spawn(
         "uploader",
@@ -93,17 +104,23 @@ pub async fn run(
         state_dir = %config.store.state_dir.display(),
         "the agent is ready"
     );
+    blackbox.record(What::Ready, "");
     let stop = CancellationToken::new();
     let reload = Notify::new();
-    let mut handle_signals =
-        std::pin::pin!(signals.run(stop.clone(), &reload, |code| std::process::exit(code)));
+    let mut handle_signals = std::pin::pin!(signals.run(stop.clone(), &reload, |code| {
+        blackbox.record(What::Stopped, "at once, on a second request");
+        std::process::exit(code)
+    }));
     let failure = loop {
         tokio::select! {
             () = &mut handle_signals => {}
             () = stop.cancelled() => break None,
             // A full disk can hold up a reload; a request to stop does not wait for it.
             () = reload.notified() => tokio::select! {
-                () = reloader.reload(&mut inbound) => {}
+                applied = reloader.reload(&mut inbound) => match applied {
+                    Ok(()) => blackbox.record(What::Reloaded, ""),
+                    Err(error) => blackbox.record(What::ReloadRefused, &witness::refusal(&error)),
+                },
                 () = &mut handle_signals => {}
                 () = stop.cancelled() => break None,
             },
@@ -113,6 +130,8 @@ pub async fn run(
         }
     };
 
+    let why = failure.as_ref().map_or_else(|| "on request".to_owned(), witness::reason);
+    blackbox.record(What::Stopping, &format!("{why}; {}", witness::stages(&checks)));
     phase.send_replace(Phase::Stopping);
     notifier.stopping("stopping: finishing what was accepted");
     // After a failure the store may have ended already, and its end is received only once.
@@ -181,7 +200,7 @@ fn early_end(end: TaskEnd) -> Option<anyhow::Error> {
         return None;
     }
     Some(match end.result {
-        Err(failure) => anyhow!("the {} failed: {failure}", end.name),
+        Err(failure) => anyhow::Error::new(failure).context(format!("the {} failed", end.name)),
         Ok(()) => anyhow!("the {} ended early", end.name),
     })
 }

@@ -1,5 +1,6 @@
 //! The command line: what can be asked of the binary, and what it answers with.
 
+mod blackbox;
 mod check;
 mod store;
 
@@ -32,6 +33,8 @@ pub const EXIT_CONFIG: u8 = 78;
       say everything that is wrong with a configuration
   pyv-edge-agent store check --config edge_config.toml
       say whether the database is whole
+  pyv-edge-agent blackbox --last 20
+      tell the last that happened to the agent, across restarts and reboots
 
 Exit codes:
   0 stopped on request   1 failed   2 wrong usage   78 configuration missing or wrong"
@@ -56,6 +59,8 @@ struct Arguments {
 enum Command {
     /// Check a configuration and say everything that is wrong with it, without running anything.
     Check,
+    /// Print the black box: the last that happened to the agent, the newest last.
+    Blackbox(blackbox::Arguments),
     /// Look at the database, or mend it.
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -66,6 +71,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let code = match arguments.command {
         Some(Command::Check) => check::run(arguments.config),
+        Some(Command::Blackbox(what)) => blackbox::run(arguments.config, what),
         Some(Command::Store(command)) => store::run(arguments.config, command),
         None => run(arguments.config, arguments.once),
     };

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::host::Sample;
 use super::view::{Assessment, Configured, Phase, View, state_name};
 use crate::adapter::{self, State};
+use crate::lifecycle::blackbox::Previous;
 use crate::reading::{Priority, Refusal};
 
 /// The whole body. `now` is in Unix seconds UTC, `since_boot` the boot clock.
@@ -47,6 +48,7 @@ struct Agent {
     rule_errors: u64,
     version: &'static str,
     config_file: String,
+    previous_run: Option<Previous>,
 }
 
 #[derive(Serialize)]
@@ -142,6 +144,7 @@ impl Agent {
             rule_errors: view.pipeline.rule_errors.load(Relaxed),
             version: env!("CARGO_PKG_VERSION"),
             config_file: configured.config_file.clone(),
+            previous_run: view.previous.clone(),
         }
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::host::{Host, Sample};
 use crate::adapter::{self, State};
+use crate::lifecycle::blackbox::Previous;
 use crate::lifecycle::watchdog::Verdict;
 use crate::{pipeline, privacy, store, upload};
 
@@ -57,6 +58,8 @@ pub struct View {
     pub privacy: Arc<privacy::Counters>,
     pub store: Arc<store::Counters>,
     pub delivery: Arc<upload::Status>,
+    /// How the run before this one ended; `None` for the first.
+    pub previous: Option<Previous>,
     pub host: Host,
 }
 
@@ -213,6 +216,7 @@ pub(super) mod tests {
             privacy: Arc::default(),
             store: Arc::default(),
             delivery: Arc::default(),
+            previous: None,
             host: Host::new("/".into()),
         };
         Agent { view, phase, configured, verdict }

@@ -53,6 +53,7 @@ impl Agent {
             privacy: Arc::default(),
             store: Arc::default(),
             delivery: Arc::default(),
+            previous: None,
             host: Host::new(std::env::temp_dir()),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

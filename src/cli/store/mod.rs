@@ -2,7 +2,7 @@
 
 mod check;
 mod import;
-mod table;
+pub(super) mod table;
 
 use std::path::PathBuf;
 

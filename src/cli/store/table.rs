@@ -5,7 +5,8 @@ pub fn print<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
     print!("{}", format(header, rows));
 }
 
-fn format<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
+/// The text of the table.
+pub fn format<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([header[column].chars().count()]).max().unwrap_or(0)

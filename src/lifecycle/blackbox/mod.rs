@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use crate::clock;
 
 pub use previous::{End, Previous};
-use record::{ALIVE_SLOTS, OomKills, RECORD_BYTES, RECORDS};
-pub use record::{BootId, Record, What};
+use record::{ALIVE_SLOTS, RECORD_BYTES, RECORDS};
+pub use record::{BootId, OomKills, Record, What};
 
 /// The file inside the state directory.
 pub const FILE_NAME: &str = "blackbox";
