@@ -18,7 +18,7 @@
 //! | [`store`] | the thread that owns SQLite; frozen ranges; retention |
 //! | [`upload`] | delivery: decisions, backoff, transport |
 //! | [`health`] | `/health`, `/livez`, `/readyz`, `/metrics` |
-//! | [`lifecycle`] | signals, systemd, supervision, restarts, the watchdog, the lock |
+//! | [`lifecycle`] | signals, systemd, supervision, restarts, the watchdog, the lock, the black box |
 //! | [`config`] | files into values that are all usable, or every problem at once |
 //! | [`app`] | builds, connects, runs, reloads and drains all of them |
 //! | [`cli`] | the command line and its exit codes |
@@ -62,6 +62,7 @@
 //! | windows | 10,000 pairs of window and sensor, 131,072 panes | further sensors are left out and counted |
 //! | privacy | 1,024 patterns in each list, decisions for 4,096 sensors | refused; forgotten and made anew |
 //! | health server | 16 connections | an idle one gives way |
+//! | black box | 64 KiB: 126 records and two signs of life | the oldest record goes |
 //! | drain at the end | 8 s | it ends all the same and names who was late |
 //!
 //! # What is deliberately absent

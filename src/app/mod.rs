@@ -8,6 +8,7 @@ mod parts;
 mod reload;
 mod run;
 mod sources;
+mod wear;
 mod witness;
 
 use anyhow::Context;

@@ -67,6 +67,7 @@ impl Parts {
             counters: counters.clone(),
             progress: progress.clone(),
             commit_interval: config.store.commit_interval,
+            commit_interval_max: config.wear.commit_interval_max,
         };
         supervisor.spawn("pipeline", pipeline::run(stages, wiring));
         let device_id = config.device_id.clone().unwrap_or_else(|| store.id().to_owned());

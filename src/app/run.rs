@@ -14,11 +14,13 @@ use super::Surroundings;
 use super::parts::Parts;
 use super::reload::Reloader;
 use super::witness::{self, Watched};
+use crate::clock;
 use crate::config::Config;
 use crate::config::{LoadOptions, Loaded};
 use crate::health::host::Host;
 use crate::health::server;
 use crate::health::view::{Phase, View};
+use crate::health::wear::{REMEMBERED_AS, Wear};
 use crate::lifecycle::blackbox::What;
 use crate::lifecycle::listen_fds::take_listeners;
 use crate::lifecycle::signals::Signals;
@@ -60,6 +62,8 @@ pub async fn run(loaded: Loaded, options: LoadOptions, surroundings: Surrounding
     let mut reloader =
         Reloader::new(loaded, options, log, notifier.clone(), sources, plans, cloud, store.clone());
     reloader.start_sources(&mut inbound);
+    let remembered = store.recalled(REMEMBERED_AS);
+    let wear = Arc::new(Wear::new(config.wear, remembered, counters.clone(), clock::since_boot()));
     let view = Arc::new(View {
         started_at,
         phase: phase_receiver,
@@ -70,6 +74,7 @@ pub async fn run(loaded: Loaded, options: LoadOptions, surroundings: Surrounding
         store: store.counters().clone(),
         delivery: delivery.clone(),
         previous,
+        wear: wear.clone(),
         host: Host::new(config.store.state_dir.clone()),
     });
     let watched = Watched {
@@ -79,6 +84,11 @@ pub async fn run(loaded: Loaded, options: LoadOptions, surroundings: Surrounding
         delivery: delivery.clone(),
         configured: reloader.configured(),
     };
+    let account = super::wear::run(wear, store.clone(), egress.clone());
+    outbound.spawn("flash wear", async {
+        account.await;
+        anyhow::Ok(())
+    });
     let witness = witness::run(blackbox.clone(), watched, egress.clone());
     outbound.spawn("black box", async {
         witness.await;

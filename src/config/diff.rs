@@ -52,6 +52,8 @@ fn refused(old: &Config, new: &Config) -> Vec<&'static str> {
         ("agent.state_dir", old.store.state_dir != new.store.state_dir),
         ("store.size_max_mb", old.store.size_bytes_max != new.store.size_bytes_max),
         ("store.commit_interval_seconds", old.store.commit_interval != new.store.commit_interval),
+        ("store.commit_interval_max_seconds", old.wear.commit_interval_max != new.wear.commit_interval_max),
+        ("store.write_mb_per_day", old.wear.bytes_per_day != new.wear.bytes_per_day),
         ("health.enabled", old.health.enabled != new.health.enabled),
         ("health.bind", old.health.bind != new.health.bind),
         ("health.port", old.health.port != new.health.port),

@@ -41,6 +41,8 @@ pub struct Config {
     pub cloud: upload::Settings,
     pub privacy: privacy::Settings,
     pub store: store::Settings,
+    /// How commits adapt to a flash budget.
+    pub wear: health::wear::Settings,
     pub health: health::Settings,
     pub logging: logging::Settings,
 }

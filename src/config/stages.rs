@@ -19,7 +19,7 @@ pub fn read(root: &Node, state_dir: PathBuf, problems: &Problems, notes: &mut Ve
     let mut agent = root.section("agent");
     let mut sensors = root.section("sensors");
     let device_id = device_id(&mut agent);
-    let store = store(&mut root, given(agent.string("state_dir")).map_or(state_dir, PathBuf::from));
+    let (store, wear) = store(&mut root, given(agent.string("state_dir")).map_or(state_dir, PathBuf::from));
     let poll_interval = sensors.seconds("poll_interval_seconds", 5.0, 0.05..=86_400.0);
     let (devices, sources) = sources(&mut root, &mut sensors, problems);
     // The section is documented, but no key of it is; a file that has it empty stays good.
@@ -34,6 +34,7 @@ pub fn read(root: &Node, state_dir: PathBuf, problems: &Problems, notes: &mut Ve
         cloud: cloud(&mut root, notes),
         privacy: privacy(&mut root),
         store,
+        wear,
         health: health(&mut root),
         logging: logging(&mut root),
     }
@@ -73,13 +74,30 @@ fn sources(
     (devices.len(), adapter::read_sources(&mut root.section("ingest"), devices, problems))
 }
 
-fn store(root: &mut Section<'_>, state_dir: PathBuf) -> store::Settings {
+fn store(root: &mut Section<'_>, state_dir: PathBuf) -> (store::Settings, health::wear::Settings) {
     let mut section = root.section("store");
-    store::Settings {
+    let store = store::Settings {
         state_dir,
         size_bytes_max: section.count::<u64>("size_max_mb", 256, 1..=1_048_576) * 1024 * 1024,
         commit_interval: section.seconds("commit_interval_seconds", 1.0, 0.01..=60.0),
+    };
+    let interval = store.commit_interval.as_secs_f64();
+    let interval_max = section.optional_float("commit_interval_max_seconds", 0.01..=3600.0);
+    if interval_max.is_some_and(|longest| longest < interval) {
+        section.refuse(
+            "commit_interval_max_seconds",
+            format_args!("is less than commit_interval_seconds, {interval}; it is what that may grow to"),
+        );
     }
+    let wear = health::wear::Settings {
+        bytes_per_day: section
+            .optional_float("write_mb_per_day", 1.0..=1_048_576.0)
+            .map(|mebibytes| mebibytes * 1024.0 * 1024.0),
+        commit_interval_max: std::time::Duration::from_secs_f64(
+            interval_max.unwrap_or(COMMIT_INTERVAL_MAX_SECONDS.max(interval)),
+        ),
+    };
+    (store, wear)
 }
 
 fn health(root: &mut Section<'_>) -> health::Settings {
@@ -119,4 +137,5 @@ fn logging(root: &mut Section<'_>) -> logging::Settings {
 /// Of a device, rule or window.
 const NAME_BYTES_MAX: usize = 256;
 const DEVICES_MAX: usize = 4096;
+const COMMIT_INTERVAL_MAX_SECONDS: f64 = 10.0;
 const HEALTH_BIND: &str = "127.0.0.1";

@@ -18,6 +18,7 @@ pub(super) fn page(view: &View, status: Status, host: &Sample, since_boot: Durat
     store(&mut page, view);
     delivery(&mut page, view);
     sources(&mut page, view);
+    wear(&mut page, view);
     board(&mut page, host);
     page.0
 }
@@ -142,6 +143,25 @@ fn sources(page: &mut Page, view: &View) {
     for source in &configured.sources {
         family.put(&[("source", &source.name), ("kind", source.kind)], source.restarts.load(Relaxed));
     }
+}
+
+fn wear(page: &mut Page, view: &View) {
+    let account = view.wear.account();
+    page.counter("written_bytes_total", "Written to flash, whole pages, since the store was made.")
+        .put(&[], account.total.bytes);
+    page.counter("accepted_bytes_total", "JSON of what was accepted, since the store was made.")
+        .put(&[], account.total.accepted_bytes);
+    page.gauge("written_bytes_today", "Written to flash since midnight UTC.").put(&[], account.today.bytes);
+    if let Some(ratio) = account.today.amplification() {
+        page.gauge("write_amplification_ratio", "Bytes written for each byte accepted, today.")
+            .put(&[], ratio);
+    }
+    if let Some(bytes) = account.bytes_per_year() {
+        page.gauge("written_bytes_per_year", "Forecast at the rate of today and the day before.")
+            .put(&[], bytes);
+    }
+    page.gauge("write_budget_exceeded", "1 while commits wait longer because of store.write_mb_per_day.")
+        .put(&[], u8::from(view.pipeline.is_over_budget.load(Relaxed)));
 }
 
 fn board(page: &mut Page, host: &Sample) {

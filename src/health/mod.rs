@@ -7,6 +7,7 @@ mod report;
 mod routes;
 pub mod server;
 pub mod view;
+pub mod wear;
 
 use std::net::IpAddr;
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::host::Sample;
 use super::view::{Assessment, Configured, Phase, View, state_name};
+use super::wear::Written;
 use crate::adapter::{self, State};
 use crate::lifecycle::blackbox::Previous;
 use crate::reading::{Priority, Refusal};
@@ -25,6 +26,7 @@ pub(super) struct Report {
     ingest: Ingest,
     store: Store,
     refused: BTreeMap<&'static str, u64>,
+    wear: Wear,
 }
 
 #[derive(Serialize)]
@@ -88,6 +90,24 @@ struct Source {
     restarts: u64,
 }
 
+/// Flash wear: bytes that the kernel wrote for this process, whole pages.
+#[derive(Serialize)]
+struct Wear {
+    today: WrittenIn,
+    day_before: WrittenIn,
+    since_store_was_made: WrittenIn,
+    gb_per_year: Option<f64>,
+    over_budget: bool,
+}
+
+#[derive(Serialize)]
+struct WrittenIn {
+    written_bytes: u64,
+    accepted_bytes: u64,
+    running_seconds: f64,
+    amplification: Option<f64>,
+}
+
 #[derive(Serialize)]
 struct Store {
     pending: BTreeMap<&'static str, u64>,
@@ -129,6 +149,7 @@ impl Report {
             ingest: Ingest::new(&configured),
             store: Store::new(view),
             refused: Refusal::ALL.map(|reason| (reason.name(), view.pipeline.refused(reason))).into(),
+            wear: Wear::new(view, since_boot, now),
         }
     }
 }
@@ -192,6 +213,25 @@ impl Source {
             last_error: source.last_error(),
             readings: source.readings.load(Relaxed),
             restarts: source.restarts.load(Relaxed),
+        }
+    }
+}
+
+impl Wear {
+    fn new(view: &View, since_boot: Duration, now: f64) -> Self {
+        let account = view.wear.look(now, since_boot);
+        let written = |written: &Written| WrittenIn {
+            written_bytes: written.bytes,
+            accepted_bytes: written.accepted_bytes,
+            running_seconds: written.seconds,
+            amplification: written.amplification(),
+        };
+        Self {
+            today: written(&account.today),
+            day_before: written(&account.day_before),
+            since_store_was_made: written(&account.total),
+            gb_per_year: account.bytes_per_year().map(|bytes| bytes / 1e9),
+            over_budget: view.pipeline.is_over_budget.load(Relaxed),
         }
     }
 }

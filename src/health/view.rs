@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::host::{Host, Sample};
+use super::wear::Wear;
 use crate::adapter::{self, State};
 use crate::lifecycle::blackbox::Previous;
 use crate::lifecycle::watchdog::Verdict;
@@ -60,6 +61,7 @@ pub struct View {
     pub delivery: Arc<upload::Status>,
     /// How the run before this one ended; `None` for the first.
     pub previous: Option<Previous>,
+    pub wear: Arc<Wear>,
     pub host: Host,
 }
 
@@ -185,6 +187,7 @@ const THERMAL_CELSIUS_MAX: f64 = 80.0;
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::health::wear;
 
     pub(in crate::health) struct Agent {
         pub(in crate::health) view: View,
@@ -207,6 +210,7 @@ pub(super) mod tests {
             privacy: PrivacySummary { enabled: true, ..Default::default() },
         });
         let verdict = watch::Sender::default();
+        let settings = wear::Settings { bytes_per_day: None, commit_interval_max: Duration::from_secs(10) };
         let view = View {
             started_at: Duration::from_secs(100),
             phase: phase.subscribe(),
@@ -217,6 +221,7 @@ pub(super) mod tests {
             store: Arc::default(),
             delivery: Arc::default(),
             previous: None,
+            wear: Arc::new(Wear::new(settings, None, Arc::default(), Duration::ZERO)),
             host: Host::new("/".into()),
         };
         Agent { view, phase, configured, verdict }

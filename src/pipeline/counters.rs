@@ -1,7 +1,7 @@
 //! What the pipeline counts, for the health page and `/metrics`: atomics, so that neither side waits.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use crate::reading::{Refusal, SENSOR_NAME_BYTES_MAX, clip};
@@ -17,6 +17,10 @@ pub struct Counters {
     pub windows_emitted: AtomicU64,
     /// Evaluations of a rule that ended in an error.
     pub rule_errors: AtomicU64,
+    /// JSON of what was accepted and emitted, in bytes.
+    pub accepted_bytes: AtomicU64,
+    /// More was written than the flash budget allows: commits that nobody awaits are to be rarer.
+    pub is_over_budget: AtomicBool,
     /// Readings that wait for their commit, now.
     pub buffer_count: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],

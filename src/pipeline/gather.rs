@@ -1,6 +1,10 @@
 //! When to commit: pure decisions over what waits and for how long.
 //!
 //! Flash wears with the number of commits, so readings are gathered for up to the configured interval.
+//! While more was written than a budget allows, those that no source awaits are gathered for longer, up
+//! to a second one. Urgent events are committed at once, unless there was a commit within the interval:
+//! a rule that fires all the time must not bring about a commit for each event.
+//!
 //! A source that has as many unacknowledged messages as its broker allows sends nothing more until it
 //! is acknowledged, and waiting longer for it would only cost throughput. Such a stall looks like the
 //! pause behind a burst. What tells them apart: a source that once went on with so many messages
@@ -24,11 +28,14 @@ const STAGED_BYTES_MAX: usize = 512 * 1024;
 #[derive(Debug)]
 pub struct Gather {
     commit_interval: Duration,
+    commit_interval_max: Duration,
+    committed_at: Option<Instant>,
     first_arrival: Option<Instant>,
     last_arrival: Option<Instant>,
     /// Readings whose sources wait for their commit.
     awaited: u32,
     urgent: bool,
+    holds_urgent: bool,
     size_bytes: usize,
     /// The most readings that were awaited when further ones arrived all the same.
     window_min: u32,
@@ -38,13 +45,17 @@ pub struct Gather {
 }
 
 impl Gather {
-    pub fn new(commit_interval: Duration) -> Self {
+    /// `commit_interval_max` is not below `commit_interval`.
+    pub fn new(commit_interval: Duration, commit_interval_max: Duration) -> Self {
         Self {
             commit_interval,
+            commit_interval_max,
+            committed_at: None,
             first_arrival: None,
             last_arrival: None,
             awaited: 0,
             urgent: false,
+            holds_urgent: false,
             size_bytes: 0,
             window_min: 0,
             stalls_to_probe: 0,
@@ -69,11 +80,23 @@ impl Gather {
         self.size_bytes = size_bytes;
     }
 
-    /// When to commit; `None` while nothing waits. It may move as more arrives.
-    pub fn due(&self) -> Option<Instant> {
+    /// Notes that events are among what waits that are sent at once.
+    pub fn holds_urgent(&mut self) {
+        self.holds_urgent = true;
+    }
+
+    /// When to commit; `None` while nothing waits. It may move as more arrives, and with the budget.
+    pub fn due(&self, is_over_budget: bool) -> Option<Instant> {
         let (first, last) = (self.first_arrival?, self.last_arrival?);
         if self.urgent || self.is_full() {
             return Some(last);
+        }
+        if self.holds_urgent {
+            let rested = self.committed_at.map_or(first, |at| at + self.commit_interval);
+            return Some(rested.max(first).min(first + self.commit_interval));
+        }
+        if is_over_budget && self.awaited == 0 {
+            return Some(first + self.commit_interval_max);
         }
         let by_timer = first + self.commit_interval;
         let patience = if self.stalls_to_probe == 0 { self.commit_interval / 2 } else { QUIET };
@@ -91,7 +114,8 @@ impl Gather {
             self.learn(now);
         }
         (self.first_arrival, self.last_arrival) = (None, None);
-        (self.awaited, self.urgent, self.size_bytes) = (0, false, 0);
+        (self.awaited, self.urgent, self.holds_urgent, self.size_bytes) = (0, false, false, 0);
+        self.committed_at = Some(now);
     }
 
     fn may_be_stalled(&self) -> bool {
@@ -122,6 +146,7 @@ mod tests {
     use super::*;
 
     const INTERVAL: Duration = Duration::from_secs(1);
+    const INTERVAL_MAX: Duration = Duration::from_secs(30);
 
     fn after(start: Instant, millis: u64) -> Instant {
         start + Duration::from_millis(millis)
@@ -142,7 +167,7 @@ mod tests {
                 waiting -= taken;
                 gather.arrived(taken, false, 1000, now);
             }
-            if gather.due().is_some_and(|due| due <= now) {
+            if gather.due(false).is_some_and(|due| due <= now) {
                 stored += gather.awaited;
                 commits += 1;
                 gather.committed(now);
@@ -153,26 +178,54 @@ mod tests {
 
     #[test]
     fn readings_that_nobody_awaits_are_gathered_for_the_whole_interval() {
-        let (mut gather, start) = (Gather::new(INTERVAL), Instant::now());
-        assert_eq!(gather.due(), None);
+        let (mut gather, start) = (Gather::new(INTERVAL, INTERVAL_MAX), Instant::now());
+        assert_eq!(gather.due(false), None);
         for millis in 0..50 {
             gather.arrived(0, false, 1000, after(start, millis));
         }
-        assert_eq!(gather.due(), Some(after(start, 1000)));
+        assert_eq!(gather.due(false), Some(after(start, 1000)));
+    }
+
+    #[test]
+    fn beyond_the_budget_only_what_nobody_awaits_waits_longer() {
+        let (mut gather, start) = (Gather::new(INTERVAL, INTERVAL_MAX), Instant::now());
+        gather.arrived(0, false, 1000, start);
+        assert_eq!(gather.due(true), Some(start + INTERVAL_MAX));
+        assert_eq!(gather.due(false), Some(start + INTERVAL));
+        gather.arrived(1, false, 1000, after(start, 100));
+        assert_eq!(gather.due(true), Some(start + INTERVAL));
+        gather.arrived(0, false, STAGED_BYTES_MAX, after(start, 200));
+        assert_eq!(gather.due(true), Some(after(start, 200)));
+    }
+
+    #[test]
+    fn urgent_events_are_committed_at_once_but_not_each_by_itself() {
+        let (mut gather, start) = (Gather::new(INTERVAL, INTERVAL_MAX), Instant::now());
+        gather.arrived(0, false, 1000, start);
+        gather.holds_urgent();
+        assert_eq!(gather.due(true), Some(start));
+        gather.committed(start);
+        gather.arrived(0, false, 1000, after(start, 300));
+        gather.holds_urgent();
+        assert_eq!(gather.due(true), Some(start + INTERVAL));
+        gather.committed(start + INTERVAL);
+        gather.arrived(0, false, 1000, after(start, 9000));
+        gather.holds_urgent();
+        assert_eq!(gather.due(true), Some(after(start, 9000)));
     }
 
     #[test]
     fn an_urgent_batch_does_not_wait() {
-        let (mut gather, start) = (Gather::new(INTERVAL), Instant::now());
+        let (mut gather, start) = (Gather::new(INTERVAL, INTERVAL_MAX), Instant::now());
         gather.arrived(1, true, 100, start);
-        assert_eq!(gather.due(), Some(start));
+        assert_eq!(gather.due(false), Some(start));
     }
 
     #[test]
     fn size_alone_is_a_reason_to_commit() {
-        let (mut gather, start) = (Gather::new(INTERVAL), Instant::now());
+        let (mut gather, start) = (Gather::new(INTERVAL, INTERVAL_MAX), Instant::now());
         gather.arrived(0, false, STAGED_BYTES_MAX, start);
-        assert_eq!(gather.due(), Some(start));
+        assert_eq!(gather.due(false), Some(start));
         assert!(gather.is_full());
         gather.committed(start);
         assert!(!gather.is_full());
@@ -180,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_source_that_its_broker_stalls_is_committed_soon_after_it_falls_silent() {
-        let mut gather = Gather::new(INTERVAL);
+        let mut gather = Gather::new(INTERVAL, INTERVAL_MAX);
         // More than the window of 20 is always waiting in the broker.
         let (commits, stored) = run(&mut gather, 1000, 100, 20, 10);
         assert!(commits > 300, "{commits} commits");
@@ -190,7 +243,7 @@ mod tests {
     #[test]
     fn bursts_are_soon_gathered_for_the_whole_interval() {
         for (count, period_ms) in [(20, 200), (33, 66), (5, 10), (100, 250), (30, 50)] {
-            let mut gather = Gather::new(INTERVAL);
+            let mut gather = Gather::new(INTERVAL, INTERVAL_MAX);
             run(&mut gather, count, period_ms, 65535, 10);
             let (commits, _) = run(&mut gather, count, period_ms, 65535, 10);
             assert!(commits <= 14, "{commits} commits in 10 seconds of {count} each {period_ms} ms");
@@ -199,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_window_that_became_smaller_is_found_out() {
-        let mut gather = Gather::new(INTERVAL);
+        let mut gather = Gather::new(INTERVAL, INTERVAL_MAX);
         run(&mut gather, 500, 100, 5000, 5);
         let (commits, _) = run(&mut gather, 1000, 100, 20, 10);
         assert!(commits > 300, "{commits} commits");

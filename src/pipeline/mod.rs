@@ -42,6 +42,8 @@ pub struct Wiring {
     pub progress: Arc<Progress>,
     /// The longest an accepted reading waits for its commit.
     pub commit_interval: Duration,
+    /// The same for readings that nobody awaits, while [`Counters::is_over_budget`].
+    pub commit_interval_max: Duration,
 }
 
 /// Runs until every source is gone and what they sent is handed to the store.
@@ -50,9 +52,10 @@ pub struct Wiring {
 ///
 /// The store is closed; what was not committed is not acknowledged.
 pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
-    let Wiring { mut batches, mut plans, store, counters, progress, commit_interval } = wiring;
+    let Wiring { mut batches, mut plans, store, counters, progress, commit_interval, commit_interval_max } =
+        wiring;
     let mut staged = Staged::default();
-    let mut gather = Gather::new(commit_interval);
+    let mut gather = Gather::new(commit_interval, commit_interval_max);
     // Reset only when it has fired: setting a timer for every arrival would cost more than the
     // readings do.
     let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
@@ -61,7 +64,7 @@ pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let now = Instant::now();
-        let due = gather.due();
+        let due = gather.due(counters.is_over_budget.load(Relaxed));
         let is_due = due.is_some_and(|due| due <= now);
         if let Some(due) = due.filter(|due| !is_due && (!armed || *due < timer.deadline())) {
             timer.as_mut().reset(due);
@@ -114,11 +117,17 @@ fn take_in(
     gather: &mut Gather,
     counters: &Counters,
 ) {
+    let bytes_before = staged.size_bytes();
     let committed = stages.take_in(&batch, clock::unix_seconds(), staged, counters);
+    let size_bytes = staged.size_bytes();
+    counters.accepted_bytes.fetch_add((size_bytes - bytes_before) as u64, Relaxed);
     let mut awaited = 0;
     if let Some(receipt) = batch.receipt.take() {
         awaited = committed.accepted + committed.refused;
         staged.answer(receipt, committed);
     }
-    gather.arrived(awaited, batch.urgent, staged.size_bytes(), Instant::now());
+    gather.arrived(awaited, batch.urgent, size_bytes, Instant::now());
+    if staged.is_urgent() {
+        gather.holds_urgent();
+    }
 }

@@ -90,6 +90,11 @@ impl Staged {
         self.lanes.iter().map(|lane| lane.count).sum()
     }
 
+    /// Whether it holds what is sent at once.
+    pub fn is_urgent(&self) -> bool {
+        Lane::ALL.into_iter().any(|lane| lane.is_urgent() && self.lanes[lane.index()].count > 0)
+    }
+
     /// Whether a source waits for this commit.
     pub fn is_awaited(&self) -> bool {
         !self.receipts.is_empty()

@@ -8,6 +8,7 @@ use std::time::Duration;
 use pyvorin_edge::adapter::{self, State};
 use pyvorin_edge::health::host::Host;
 use pyvorin_edge::health::server::{bind_retrying, serve};
+use pyvorin_edge::health::wear::{self, Wear};
 use pyvorin_edge::health::{Configured, Phase, PrivacySummary, Settings, View};
 use pyvorin_edge::lifecycle::watchdog::Verdict;
 use pyvorin_edge::reading::Refusal;
@@ -44,6 +45,7 @@ impl Agent {
             endpoint: "https://api.example.com/v1/ingest".to_owned(),
             privacy: PrivacySummary { enabled: true, ..Default::default() },
         });
+        let wear = wear::Settings { bytes_per_day: None, commit_interval_max: Duration::from_secs(10) };
         let view = Arc::new(View {
             started_at: pyvorin_edge::clock::since_boot(),
             phase: phase.subscribe(),
@@ -54,6 +56,7 @@ impl Agent {
             store: Arc::default(),
             delivery: Arc::default(),
             previous: None,
+            wear: Arc::new(Wear::new(wear, None, Arc::default(), Duration::ZERO)),
             host: Host::new(std::env::temp_dir()),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -25,3 +25,4 @@ mod sources;
 mod stages;
 mod store_model;
 mod upload;
+mod wear;
