@@ -3,15 +3,16 @@
 //! MQTT 5, because it lets the client say how many unacknowledged messages it takes; brokers default
 //! to 20, which would make every commit a small one.
 
+pub(crate) mod payload;
 mod resume;
 mod session;
 mod socket;
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use rumqttc::mqttbytes::{QoS, matches, valid_filter};
+use rumqttc::mqttbytes::{QoS, valid_filter};
 
+use self::payload::Route;
 use super::{Device, Error, Intake, State};
 use crate::config::section::{Secret, Section};
 use crate::tls;
@@ -123,7 +124,7 @@ impl Source {
 
     /// Keeps a connection to the broker; returns when told to stop, or when a batch was not stored.
     pub async fn run(&self, intake: &Intake) -> Result<(), Error> {
-        let route = Route::new(&self.topics);
+        let route = Route::new(self);
         let mut resumed = session::Resumed::default();
         let mut failures = 0;
         loop {
@@ -156,24 +157,5 @@ fn read_qos(section: &mut Section<'_>, default: i64) -> QoS {
         0 => QoS::AtMostOnce,
         1 => QoS::AtLeastOnce,
         _ => QoS::ExactlyOnce,
-    }
-}
-
-/// Finds the device of a topic.
-struct Route<'s> {
-    exact: HashMap<&'s str, &'s Topic>,
-    wildcards: Vec<&'s Topic>,
-}
-
-impl<'s> Route<'s> {
-    fn new(topics: &'s [Topic]) -> Self {
-        let is_wildcard = |topic: &&Topic| topic.filter.contains(['+', '#']);
-        let (wildcards, exact): (Vec<_>, Vec<_>) = topics.iter().partition(is_wildcard);
-        Self { exact: exact.into_iter().map(|topic| (topic.filter.as_str(), topic)).collect(), wildcards }
-    }
-
-    fn find(&self, name: &str) -> Option<&'s Topic> {
-        let wildcard = || self.wildcards.iter().find(|topic| matches(name, &topic.filter)).copied();
-        self.exact.get(name).copied().or_else(wildcard)
     }
 }

@@ -16,13 +16,13 @@ use rumqttc::{NetworkOptions, SubscribeFilterInput, TlsConfiguration};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::super::json::{self, Defaults};
 use super::super::{Intake, State};
+use super::Source;
+use super::payload::{NotConfigured, Route};
 use super::resume::{EmptySession, OUTGOING_MAX};
 use super::socket::GatheringStream;
-use super::{NameFrom, Route, Source};
 use crate::clock;
-use crate::reading::{Batch, Committed, Refusal};
+use crate::reading::{Batch, Committed};
 use crate::tls;
 
 /// A message above this size in bytes ends the connection; the broker is told so at CONNECT.
@@ -218,34 +218,9 @@ impl Session<'_> {
     /// Reads the payload; what cannot be read is counted, and acknowledged like the rest, or the broker
     /// would send it for ever.
     fn read(&mut self, publish: &Publish) {
-        let Ok(name) = std::str::from_utf8(&publish.topic) else {
-            return self.batch.refuse(Refusal::Malformed, "");
-        };
-        let Some(topic) = self.route.find(name) else {
-            self.batch.refuse(Refusal::NotConfigured, name);
-            return self.unsubscribe(name);
-        };
-        let sensor_name = match topic.sensor_name_from {
-            NameFrom::Topic => name,
-            NameFrom::LastLevel => name.rsplit('/').next().unwrap_or(name),
-            NameFrom::Device => &topic.device,
-        };
-        let Ok(payload) = std::str::from_utf8(&publish.payload) else {
-            return self.batch.refuse(Refusal::Malformed, sensor_name);
-        };
-        let defaults = Defaults {
-            sensor_name: Some(sensor_name),
-            unit: &topic.unit,
-            units: None,
-            timestamp: clock::unix_seconds(),
-            origin: name,
-        };
-        if payload.trim_ascii_start().starts_with('[') {
-            if json::push_document(&mut self.batch, payload, &defaults).is_err() {
-                self.batch.refuse(Refusal::Malformed, name);
-            }
-        } else {
-            json::push_line(&mut self.batch, payload, &defaults);
+        let read = self.route.read(&mut self.batch, &publish.topic, &publish.payload, clock::unix_seconds());
+        if let Err(NotConfigured(name)) = read {
+            self.unsubscribe(name);
         }
     }
 
