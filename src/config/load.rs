@@ -92,7 +92,27 @@ impl fmt::Display for Refused {
 pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let (main, bytes) = find(options.path.as_deref())?;
     let problems = Problems::default();
-    let (files, mut trees) = parse_all(main, bytes, &problems);
+    let files = read_all(main, bytes, &problems);
+    understand(files, options, problems)
+}
+
+/// What the contents of `files` come to, merged in their order. There is at least one, unless there is a
+/// problem already.
+///
+/// # Errors
+///
+/// [`LoadError::Invalid`] only.
+pub(crate) fn understand(
+    files: Vec<(PathBuf, Vec<u8>)>,
+    options: &LoadOptions,
+    problems: Problems,
+) -> Result<Loaded, LoadError> {
+    let mut paths = Vec::with_capacity(files.len());
+    let mut trees = Vec::with_capacity(files.len());
+    for (path, bytes) in files {
+        trees.extend(parse(&path, bytes, &problems));
+        paths.push(path);
+    }
     // A file that cannot be parsed leaves gaps, and whatever is found missing then would mislead.
     if !problems.is_empty() {
         return Err(refused(problems));
@@ -110,7 +130,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
     if !problems.is_empty() {
         return Err(refused(problems));
     }
-    Ok(Loaded { config, files, notes })
+    Ok(Loaded { config, files: paths, notes })
 }
 
 /// The main file and what is in it.
@@ -129,8 +149,8 @@ fn find(path: Option<&Path>) -> Result<(PathBuf, Vec<u8>), LoadError> {
     Err(LoadError::NotFound { looked_at })
 }
 
-/// Parses the main file and every drop-in beside it, and reports what is wrong in any of them.
-fn parse_all(main: PathBuf, bytes: Vec<u8>, problems: &Problems) -> (Vec<PathBuf>, Vec<Node>) {
+/// The main file and every drop-in beside it that can be read; what cannot is reported.
+fn read_all(main: PathBuf, bytes: Vec<u8>, problems: &Problems) -> Vec<(PathBuf, Vec<u8>)> {
     let drop_ins = drop_ins(&main).unwrap_or_else(|(folder, error)| {
         problems.add(None, format!("{}: {error}", folder.display()));
         Vec::new()
@@ -140,23 +160,20 @@ fn parse_all(main: PathBuf, bytes: Vec<u8>, problems: &Problems) -> (Vec<PathBuf
         let message =
             format!("{}: {} files; at most {} are read", folder.display(), drop_ins.len(), FILES_MAX - 1);
         problems.add(None, message);
-        return (Vec::new(), Vec::new());
+        return Vec::new();
     }
-    let mut files = vec![main];
-    let mut trees = Vec::new();
     let mut bytes_left = TOTAL_BYTES_MAX - bytes.len() as u64;
-    trees.extend(parse(&files[0], bytes, problems));
+    let mut files = vec![(main, bytes)];
     for path in drop_ins {
         match read_bounded(&path, FILE_BYTES_MAX.min(bytes_left)) {
             Ok(bytes) => {
                 bytes_left -= bytes.len() as u64;
-                trees.extend(parse(&path, bytes, problems));
+                files.push((path, bytes));
             }
             Err(error) => problems.add(None, format!("{}: {error}", path.display())),
         }
-        files.push(path);
     }
-    (files, trees)
+    files
 }
 
 fn parse(path: &Path, bytes: Vec<u8>, problems: &Problems) -> Option<Node> {
