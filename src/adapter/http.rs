@@ -10,6 +10,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
@@ -147,7 +148,7 @@ impl Source {
 }
 
 /// What the connections share.
-struct Server {
+pub(crate) struct Server {
     source: Source,
     intake: Intake,
     /// Bodies being held in memory.
@@ -155,7 +156,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(source: Source, intake: &Intake) -> Self {
+    pub(crate) fn new(source: Source, intake: &Intake) -> Self {
         let intake = Intake {
             batches: intake.batches.clone(),
             stop: intake.stop.clone(),
@@ -173,6 +174,12 @@ async fn serve_connection(server: Arc<Server>, stream: TcpStream) {
     let patience = u32::try_from(server.source.timeout.as_millis()).unwrap_or(u32::MAX);
     rustix::net::sockopt::set_tcp_user_timeout(&stream, patience).ok();
     stream.set_nodelay(true).ok();
+    converse(server, stream).await;
+}
+
+/// Answers the requests on `stream` until the client closes, misbehaves or takes too long, or the intake
+/// stops.
+pub(crate) async fn converse(server: Arc<Server>, stream: impl AsyncRead + AsyncWrite + Unpin) {
     let service = service_fn(|request| {
         let server = server.clone();
         async move { Ok::<_, std::convert::Infallible>(request::answer(&server, request).await) }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -120,9 +121,10 @@ fn note_success(failure: &mut Option<AcceptFailure>) {
     }
 }
 
-struct Server {
+/// What the connections share.
+pub(crate) struct Server {
     view: Arc<View>,
-    http: http1::Builder,
+    pub(crate) http: http1::Builder,
     tasks: JoinSet<()>,
     places: Vec<Place>,
     clock: Instant,
@@ -136,7 +138,7 @@ struct Place {
 }
 
 impl Server {
-    fn new(view: Arc<View>) -> Self {
+    pub(crate) fn new(view: Arc<View>) -> Self {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIME_MAX)
@@ -154,14 +156,18 @@ impl Server {
             let idlest = (0..self.places.len()).min_by_key(|at| self.places[*at].activity.last());
             self.places.swap_remove(idlest.expect("all places are taken")).abort.abort();
         }
-        let activity = Arc::new(Activity::new(self.clock));
-        let connection = Connection {
-            view: self.view.clone(),
-            activity: activity.clone(),
-            requests: self.requests.clone(),
-        };
+        let connection = self.connection();
+        let activity = connection.activity.clone();
         let abort = self.tasks.spawn(connection.serve(self.http.clone(), stream));
         self.places.push(Place { abort, activity });
+    }
+
+    pub(crate) fn connection(&self) -> Connection {
+        Connection {
+            view: self.view.clone(),
+            activity: Arc::new(Activity::new(self.clock)),
+            requests: self.requests.clone(),
+        }
     }
 }
 
@@ -190,7 +196,7 @@ impl Activity {
     }
 }
 
-struct Connection {
+pub(crate) struct Connection {
     view: Arc<View>,
     activity: Arc<Activity>,
     requests: Arc<Mutex<Pace>>,
@@ -198,7 +204,7 @@ struct Connection {
 
 impl Connection {
     /// Until the client closes, misbehaves, or takes too long for a request or for its answer.
-    async fn serve(self, http: http1::Builder, stream: TcpStream) {
+    pub(crate) async fn serve(self, http: http1::Builder, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let activity = self.activity.clone();
         let service = service_fn(|request| {
             self.activity.stamp();
