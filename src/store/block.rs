@@ -44,23 +44,29 @@ impl Codec {
     }
 
     fn compress(&mut self, lines: &[u8]) -> Result<Vec<u8>, Error> {
-        let packed = columns::pack(lines);
+        // Columns take some ten times the memory of their lines while they are made and read.
+        let packed = if lines.len() <= PIECE_BYTES_MAX { columns::pack(lines) } else { None };
         self.compressor
             .compress(packed.as_deref().unwrap_or(lines))
             .map_err(|error| Error::Damaged { what: "the compressor", detail: error.to_string() })
     }
 
     fn decompress(&mut self, data: &[u8], raw_bytes: usize) -> Result<Vec<u8>, Error> {
-        let damaged = |detail: String| Error::Damaged { what: "a block", detail };
         if raw_bytes > BLOCK_BYTES_MAX {
             return Err(damaged(format!("it claims {raw_bytes} bytes, more than {BLOCK_BYTES_MAX}")));
         }
         let lines =
             self.decompressor.decompress(data, raw_bytes).map_err(|error| damaged(error.to_string()))?;
-        if lines.first() != Some(&columns::MARK) {
-            return Ok(lines);
+        if lines.first() == Some(&columns::MARK) {
+            if raw_bytes > PIECE_BYTES_MAX {
+                return Err(damaged(format!("its columns claim {raw_bytes} bytes")));
+            }
+            return columns::unpack(&lines, raw_bytes).map_err(|what| damaged(what.to_owned()));
         }
-        columns::unpack(&lines, raw_bytes).map_err(|what| damaged(what.to_owned()))
+        if lines.len() != raw_bytes {
+            return Err(damaged(format!("it claims {raw_bytes} bytes and holds {}", lines.len())));
+        }
+        Ok(lines)
     }
 }
 
@@ -76,7 +82,7 @@ pub fn lines(data: &[u8], raw_bytes: usize) -> Result<Vec<u8>, Error> {
 
 /// Writes `lines`, `count` items of `text`, as the block that begins at `first`; returns its compressed
 /// size in bytes.
-pub fn insert(
+pub(super) fn insert(
     db: &Connection,
     codec: &mut Codec,
     lane: Lane,
@@ -111,20 +117,50 @@ pub fn at_or_after(
     sequence: u64,
 ) -> Result<Option<Block>, Error> {
     let read = |row: &rusqlite::Row<'_>| {
-        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?, row.get::<_, Vec<u8>>(3)?))
+        let (first, count) = (row.get(0)?, row.get(1)?);
+        Ok((span(first, count), row.get::<_, i64>(2)?, row.get::<_, Vec<u8>>(3)?))
     };
     let find = |which: &[&'static str; 5]| {
-        db.prepare_cached(sql(lane, which))?.query_row([number(sequence)], read).optional()
+        db.prepare_cached(sql(lane, which))
+            .and_then(|mut select| select.query_row([number(sequence)], read).optional())
+            .map_err(|source| unreadable("cannot read a block", source))
     };
-    let found = find(&FIND_HOLDING)
-        .and_then(|found| match found {
-            Some((first, count, ..)) if first + count > number(sequence) => Ok(found),
-            _ => find(&FIND_AFTER),
-        })
-        .map_err(|source| Error::Sqlite { what: "cannot read a block", source })?;
-    let Some((first, count, raw_bytes, data)) = found else { return Ok(None) };
+    let found = match find(&FIND_HOLDING)? {
+        Some((Ok((first, count)), ..)) if first + count <= sequence => find(&FIND_AFTER)?,
+        None => find(&FIND_AFTER)?,
+        found => found,
+    };
+    let Some((span, raw_bytes, data)) = found else { return Ok(None) };
+    let (first, count) = span?;
     let lines = codec.decompress(&data, usize::try_from(raw_bytes).unwrap_or(usize::MAX))?;
-    Ok(Some(Block { first: first.unsigned_abs(), count: count.unsigned_abs(), lines }))
+    let breaks = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+    if breaks != count || !lines.ends_with(b"\n") {
+        return Err(damaged(format!("it says {count} items and holds {breaks} lines")));
+    }
+    Ok(Some(Block { first, count, lines }))
+}
+
+/// First number and count of a block as they are stored, which a reader may add and go on behind.
+fn span(first: i64, count: i64) -> Result<(u64, u64), Error> {
+    // Each item takes a byte at least: its line break.
+    if first < 1 || !(1..=BLOCK_BYTES_MAX as i64).contains(&count) || first.checked_add(count).is_none() {
+        return Err(damaged(format!("it says {count} items from number {first} on")));
+    }
+    Ok((first.unsigned_abs(), count.unsigned_abs()))
+}
+
+fn damaged(detail: String) -> Error {
+    Error::Damaged { what: "a block", detail }
+}
+
+/// A column that holds what this agent never writes there is damage; anything else is SQLite's failure.
+fn unreadable(what: &'static str, source: rusqlite::Error) -> Error {
+    match source {
+        rusqlite::Error::InvalidColumnType(_, column, found) => {
+            damaged(format!("its column {column} holds {found}"))
+        }
+        source => Error::Sqlite { what, source },
+    }
 }
 
 /// The earliest time in the block that holds `sequence`, in Unix seconds; 0 when there is none.
@@ -132,7 +168,7 @@ pub fn time_of(db: &Connection, lane: Lane, sequence: u64) -> Result<f64, Error>
     db.prepare_cached(sql(lane, &TIME_OF))
         .and_then(|mut select| select.query_row([number(sequence)], |row| row.get(0)).optional())
         .map(|time| time.unwrap_or(0.0))
-        .map_err(|source| Error::Sqlite { what: "cannot find the time of a block", source })
+        .map_err(|source| unreadable("cannot find the time of a block", source))
 }
 
 /// The earliest and the latest time in the block that holds `sequence`, in Unix seconds.
@@ -147,33 +183,34 @@ pub fn times(db: &Connection, lane: Lane, sequence: u64) -> Result<Option<(f64, 
 /// First number and count of the oldest block that begins at `first` or later, and the time of its
 /// newest item.
 pub fn oldest(db: &Connection, lane: Lane, first: u64) -> Result<Option<(u64, u64, f64)>, Error> {
-    db.prepare_cached(sql(lane, &OLDEST))
+    let found = db
+        .prepare_cached(sql(lane, &OLDEST))
         .and_then(|mut select| {
-            select
-                .query_row([number(first)], |row| {
-                    Ok((
-                        row.get::<_, i64>(0)?.unsigned_abs(),
-                        row.get::<_, i64>(1)?.unsigned_abs(),
-                        row.get(2)?,
-                    ))
-                })
-                .optional()
+            let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            select.query_row([number(first)], read).optional()
         })
-        .map_err(|source| Error::Sqlite { what: "cannot find the oldest block", source })
+        .map_err(|source| unreadable("cannot find the oldest block", source))?;
+    let Some((first, count, time_max)) = found else { return Ok(None) };
+    let (first, count) = span(first, count)?;
+    Ok(Some((first, count, time_max)))
 }
 
 /// The sequence number behind the newest block; 1 when there is none.
 pub fn end(db: &Connection, lane: Lane) -> Result<u64, Error> {
-    db.query_row(sql(lane, &END), [], |row| row.get::<_, i64>(0))
-        .map(i64::unsigned_abs)
-        .map_err(|source| Error::Sqlite { what: "cannot find the newest block", source })
+    let newest = db
+        .query_row(sql(lane, &NEWEST), [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()
+        .map_err(|source| unreadable("cannot find the newest block", source))?;
+    let Some((first, count)) = newest else { return Ok(1) };
+    let (first, count) = span(first, count)?;
+    Ok(first + count)
 }
 
 /// When the newest block of `lane` was committed.
 pub fn newest_at(db: &Connection, lane: Lane) -> Result<Option<BootTime>, Error> {
     db.query_row(sql(lane, &NEWEST_AT), [], |row| Ok(BootTime { boot: row.get(0)?, millis: row.get(1)? }))
         .optional()
-        .map_err(|source| Error::Sqlite { what: "cannot read when a block was committed", source })
+        .map_err(|source| unreadable("cannot read when a block was committed", source))
 }
 
 /// Deletes the block that begins at `first`.
@@ -210,24 +247,21 @@ per_lane!(
     " (first, count, time_min, time_max, boot, boot_ms, raw_bytes, data)
        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
 );
+// What is longer than zstd can make of BLOCK_BYTES_MAX is not even read.
 per_lane!(
     FIND_HOLDING,
-    "SELECT first, count, raw_bytes, data FROM ",
+    "SELECT first, count, raw_bytes, CASE WHEN length(data) <= 4210688 THEN data END AS data FROM ",
     " WHERE first <= ?1 ORDER BY first DESC LIMIT 1"
 );
 per_lane!(
     FIND_AFTER,
-    "SELECT first, count, raw_bytes, data FROM ",
+    "SELECT first, count, raw_bytes, CASE WHEN length(data) <= 4210688 THEN data END AS data FROM ",
     " WHERE first > ?1 ORDER BY first LIMIT 1"
 );
 per_lane!(TIME_OF, "SELECT time_min FROM ", " WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
 per_lane!(TIMES, "SELECT time_min, time_max FROM ", " WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
 per_lane!(OLDEST, "SELECT first, count, time_max FROM ", " WHERE first >= ?1 ORDER BY first LIMIT 1");
-per_lane!(
-    END,
-    "SELECT coalesce(max(first + count), 1) FROM (SELECT first, count FROM ",
-    " ORDER BY first DESC LIMIT 1)"
-);
+per_lane!(NEWEST, "SELECT first, count FROM ", " ORDER BY first DESC LIMIT 1");
 per_lane!(DELETE, "DELETE FROM ", " WHERE first = ?1");
 per_lane!(
     CREATE,
@@ -254,4 +288,85 @@ pub fn add_boot_columns() -> impl Iterator<Item = &'static str> {
 
 fn sql(lane: Lane, per_lane: &[&'static str; 5]) -> &'static str {
     per_lane[lane.index()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database() -> Connection {
+        let db = Connection::open_in_memory().unwrap();
+        for table in create_tables() {
+            db.execute_batch(table).unwrap();
+        }
+        db
+    }
+
+    /// What is wrong with a block that begins at 1 and was written as three lines.
+    fn damage_of(change: &str) -> String {
+        let (db, mut codec) = (database(), Codec::new().unwrap());
+        let data = codec.compress(b"{}\n{}\n{}\n").unwrap();
+        db.execute("INSERT INTO block_logs VALUES (1, 3, 0, 0, 0, 0, 9, ?1)", [data]).unwrap();
+        db.execute(&format!("UPDATE block_logs SET {change}"), []).unwrap();
+        match at_or_after(&db, &mut codec, Lane::Logs, 1) {
+            Ok(block) => panic!("{change}: {:?}", block.map(|block| block.lines)),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_block_that_does_not_hold_what_it_says_is_damaged() {
+        for (change, expected) in [
+            ("count = 4", "it says 4 items and holds 3 lines"),
+            ("count = 2", "it says 2 items and holds 3 lines"),
+            ("count = 0", "it says 0 items from number 1 on"),
+            ("count = -3", "it says -3 items from number 1 on"),
+            ("count = 9223372036854775807", "it says 9223372036854775807 items"),
+            ("first = -1", "it says 3 items from number -1 on"),
+            ("count = 'x'", "its column count holds Text"),
+            ("count = 1.5", "its column count holds Real"),
+            ("data = 'x'", "its column data holds Text"),
+            ("raw_bytes = 8", "is damaged"),
+            ("raw_bytes = 10", "it claims 10 bytes and holds 9"),
+            ("raw_bytes = -1", "it claims 18446744073709551615 bytes"),
+        ] {
+            let found = damage_of(change);
+            assert!(
+                found.starts_with("a block is damaged: ") && found.contains(expected),
+                "{change}: {found}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_block_that_is_longer_than_any_is_not_even_read() {
+        let db = database();
+        let mut codec = Codec::new().unwrap();
+        let longest = zstd::zstd_safe::compress_bound(BLOCK_BYTES_MAX);
+        for (bytes, detail) in
+            [(longest, "a block is damaged: Error"), (longest + 1, "its column data holds Null")]
+        {
+            db.execute("DELETE FROM block_logs", []).unwrap();
+            db.execute("INSERT INTO block_logs VALUES (1, 1, 0, 0, 0, 0, 1, zeroblob(?1))", [bytes as i64])
+                .unwrap();
+            let Err(error) = at_or_after(&db, &mut codec, Lane::Logs, 1) else { panic!("{bytes} bytes") };
+            assert!(error.to_string().contains(detail), "{error}");
+        }
+    }
+
+    /// 200,000 lines of 16 numbers would take 50 MB before the first is written.
+    #[test]
+    fn columns_of_more_than_a_piece_are_not_taken_apart() {
+        let mut codec = Codec::new().unwrap();
+        let columns = [&[columns::MARK, 1][..], &[0; 16], b"\n\xc0\x9a\x0c", &[0; 200_000]].concat();
+        let data = zstd::bulk::compress(&columns, ZSTD_LEVEL).unwrap();
+        let damage =
+            |raw_bytes, codec: &mut Codec| codec.decompress(&data, raw_bytes).unwrap_err().to_string();
+        assert!(damage(BLOCK_BYTES_MAX, &mut codec).contains("its columns claim 4194304 bytes"));
+        assert!(damage(PIECE_BYTES_MAX, &mut codec).contains("its lines do not fit its size"));
+
+        let long = [&vec![b'1'; PIECE_BYTES_MAX][..], b", 2, 2\n"].concat();
+        let data = codec.compress(&long).unwrap();
+        assert_eq!(codec.decompress(&data, long.len()).unwrap(), long);
+    }
 }
