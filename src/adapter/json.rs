@@ -179,6 +179,20 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_read_to_their_last_digit() {
+        for number in [
+            "1795634964.0850623",
+            "0.30000000000000004",
+            "5e-324",
+            "9007199254740993",
+            "1.7976931348623157e308",
+        ] {
+            let text = format!(r#"{{"sensor_name":"a","value":{number}}}"#);
+            assert_eq!(Ok(reading_of(&text).2), number.parse(), "{number}");
+        }
+    }
+
+    #[test]
     fn what_is_left_out_is_defaulted() {
         for text in [
             r#"{"sensor_name":"a","value":1}"#,
