@@ -167,7 +167,12 @@ impl Batch {
     /// as it is known (a sensor, a topic, a file).
     pub fn refuse(&mut self, reason: Refusal, sensor: &str) {
         let sensor = clip(sensor, SENSOR_NAME_BYTES_MAX);
-        let sensor = self.keep(sensor);
+        // A payload of two bytes an item, all refused, must not become the name of its topic for each.
+        let last = self.refusals.last().map(|(_, last)| last.clone());
+        let sensor = match last {
+            Some(last) if self.at(&last) == sensor => last,
+            _ => self.keep(sensor),
+        };
         self.refusals.push((reason, sensor));
     }
 
@@ -194,6 +199,12 @@ impl Batch {
         self.len() == 0
     }
 
+    /// Bytes of text that it holds.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn text_bytes(&self) -> usize {
+        self.text.len()
+    }
+
     /// Whether the source should send it on now.
     pub fn is_full(&self) -> bool {
         self.len() >= BATCH_READINGS_MAX || self.text.len() >= BATCH_BYTES_MAX
@@ -213,4 +224,21 @@ impl Batch {
 /// The longest prefix of `text` that fits into `bytes_max` and ends between characters.
 pub fn clip(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_of_one_origin_hold_its_name_once() {
+        let (mut batch, long) = (Batch::default(), "x".repeat(300));
+        for _ in 0..1000 {
+            batch.refuse(Refusal::Malformed, &long);
+        }
+        batch.refuse(Refusal::Incomplete, "b");
+        assert_eq!(batch.text_bytes(), SENSOR_NAME_BYTES_MAX + 1);
+        let names: Vec<_> = batch.refusals().map(|(_, name)| name.len()).collect();
+        assert_eq!((names.len(), names[999], names[1000]), (1001, SENSOR_NAME_BYTES_MAX, 1));
+    }
 }
