@@ -19,6 +19,8 @@ pub use diff::{ReloadPlan, diff};
 pub use files::ReadError;
 pub use load::{DEFAULT_PATHS, LoadError, LoadOptions, Loaded, Refused, load};
 pub use substitute::Environment;
+#[cfg(any(test, fuzzing))]
+pub(crate) use {load::understand, problem::Problems};
 
 use std::time::Duration;
 

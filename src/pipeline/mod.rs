@@ -7,7 +7,7 @@ pub mod expr;
 mod gather;
 pub mod rule;
 mod stages;
-mod validate;
+pub(crate) mod validate;
 pub mod window;
 
 use std::pin::pin;

@@ -5,10 +5,10 @@
 //! delivered is a set of ranges of those numbers, and a batch is such a range, written down
 //! ("frozen") before its first attempt, so that a retry sends the same bytes under the same id.
 
-mod block;
+pub(crate) mod block;
 mod boot;
 pub mod check;
-mod columns;
+pub(crate) mod columns;
 mod counters;
 mod gap;
 mod imported;

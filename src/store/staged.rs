@@ -81,6 +81,12 @@ impl Staged {
         self.refused.add(reason, sensor, now);
     }
 
+    /// What goes into `lane`, each item with its line break.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn lines(&self, lane: Lane) -> &[u8] {
+        &self.lanes[lane.index()].lines
+    }
+
     /// Bytes of JSON that wait.
     pub fn size_bytes(&self) -> usize {
         self.lanes.iter().map(|lane| lane.lines.len()).sum()
