@@ -9,6 +9,7 @@ use super::connection::{Answer, PIPE_BYTES, block_on, exchange, first_answer};
 use crate::clock;
 use crate::health::host::Host;
 use crate::health::server::Server;
+use crate::health::wear::{self, Wear};
 use crate::health::{Configured, Phase, PrivacySummary, View};
 use crate::lifecycle::watchdog::Verdict;
 
@@ -51,6 +52,7 @@ fn view() -> View {
         endpoint: "https://api.example.com/v1/ingest".to_owned(),
         privacy: PrivacySummary { enabled: true, ..Default::default() },
     };
+    let settings = wear::Settings { bytes_per_day: None, commit_interval_max: Duration::from_secs(10) };
     // Senders that are gone leave their last value.
     View {
         started_at: clock::since_boot(),
@@ -61,6 +63,8 @@ fn view() -> View {
         privacy: Arc::default(),
         store: Arc::default(),
         delivery: Arc::default(),
+        previous: None,
+        wear: Arc::new(Wear::new(settings, None, Arc::default(), Duration::ZERO)),
         host: Host::with_roots(NOWHERE.into(), NOWHERE.into(), NOWHERE.into()),
     }
 }
