@@ -1,6 +1,8 @@
 //! TLS for the agent's clients: whom to trust, and the client certificate. Files are read with a limit,
 //! because a path in a configuration may lead anywhere.
 
+mod validity;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::config::section::Section;
+
+pub use validity::expires_at;
 
 /// Where certificates and keys are; all PEM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +46,27 @@ impl Files {
             _ => {}
         }
         files
+    }
+}
+
+/// When the certificates of [`Files`] expire, in Unix seconds; of several the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Expiry {
+    pub client: Option<f64>,
+    pub authority: Option<f64>,
+}
+
+impl Files {
+    /// Looks at the files as they are now. What cannot be read has no time.
+    pub fn expiry(&self) -> Expiry {
+        let first = |key, path: &Option<PathBuf>| {
+            let found = certificates(key, path.as_ref()?).ok()?;
+            found.iter().filter_map(|certificate| expires_at(certificate)).min_by(f64::total_cmp)
+        };
+        Expiry {
+            client: first(CERTIFICATE, &self.client_certificate_file),
+            authority: first(CA, &self.ca_file),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::delivery::surroundings;
 use super::parts::Parts;
 use super::run::{DRAIN_DEADLINE, store_ended};
 use crate::config::Config;
@@ -50,7 +51,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             .await
             .context("the store did not commit in time")??;
         let status = Arc::new(upload::Status::default());
-        if let Err(reason) = upload::once(store, &config.cloud, status, stop.clone()).await {
+        let surroundings = surroundings(&config, &store);
+        if let Err(reason) = upload::once(store, &config.cloud, &surroundings, status, stop.clone()).await {
             failures.push(format!("delivery: {reason}"));
         }
         anyhow::Ok(())

@@ -70,7 +70,7 @@ impl Parts {
             commit_interval_max: config.wear.commit_interval_max,
         };
         supervisor.spawn("pipeline", pipeline::run(stages, wiring));
-        let device_id = config.device_id.clone().unwrap_or_else(|| store.id().to_owned());
+        let device_id = device_id(config, &store);
         Ok(Self {
             sources: Sources::new(batches, intake, device_id),
             store,
@@ -81,6 +81,11 @@ impl Parts {
             progress: [("pipeline", progress), ("store", store_progress)],
         })
     }
+}
+
+/// How this device is called: the configured name, else the id of its store.
+pub fn device_id(config: &Config, store: &Store) -> String {
+    config.device_id.clone().unwrap_or_else(|| store.id().to_owned())
 }
 
 /// What a configuration means for the pipeline, built whole before anything is replaced.

@@ -96,7 +96,14 @@ pub async fn run(loaded: Loaded, options: LoadOptions, surroundings: Surrounding
     });
     outbound.spawn(
         "uploader",
-        upload::run(store.clone(), cloud_receiver, delivery, upload_progress, egress.clone()),
+        upload::run(
+            store.clone(),
+            cloud_receiver,
+            super::delivery::surroundings(&config, &store),
+            delivery,
+            upload_progress,
+            egress.clone(),
+        ),
     );
     spawn_health(&mut outbound, &config, view, egress.clone())?;
     let pinged = store.clone();

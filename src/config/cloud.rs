@@ -1,11 +1,10 @@
 //! Reads `[cloud]`.
 
-use reqwest::Url;
+use url::Url;
 
 use super::section::{Secret, Section};
-use super::stages::given;
 use crate::tls;
-use crate::upload::{Compression, Settings};
+use crate::upload::{Budget, Compression, Proxy, Settings, proxy};
 
 /// Reads the section; a warning about an unencrypted endpoint goes to `notes`.
 pub fn cloud(root: &mut Section<'_>, notes: &mut Vec<String>) -> Settings {
@@ -25,6 +24,8 @@ pub fn cloud(root: &mut Section<'_>, notes: &mut Vec<String>) -> Settings {
         tls: tls::Files::read(&mut section),
         backoff_min: section.seconds("backoff_min_seconds", 1.0, 0.1..=3600.0),
         backoff_max: section.seconds("backoff_max_seconds", 300.0, 0.1..=86_400.0),
+        proxy: read_proxy(&mut section),
+        budget: budget(&mut section),
     };
     if settings.backoff_min > settings.backoff_max {
         section.refuse(
@@ -84,11 +85,48 @@ fn is_loopback(url: &Url) -> bool {
 
 /// It becomes a header line, in which anything else than visible ASCII would change the request.
 fn api_key(section: &mut Section<'_>) -> Option<Secret> {
-    let key = given(section.string("api_key"))?;
-    if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+    let key = section.secret("api_key").filter(|key| !key.reveal().is_empty())?;
+    if !key.reveal().bytes().all(|byte| byte.is_ascii_graphic()) {
         section.refuse("api_key", "holds a character other than visible ASCII; give the bare key");
     }
-    Some(Secret::new(key))
+    Some(key)
+}
+
+/// No message shows the value: it may hold a password.
+fn read_proxy(section: &mut Section<'_>) -> Proxy {
+    const KEY: &str = "proxy";
+    let Some(text) = section.secret(KEY).filter(|text| !text.reveal().is_empty()) else {
+        return Proxy::System;
+    };
+    match text.reveal() {
+        word if word.eq_ignore_ascii_case("system") => return Proxy::System,
+        word if word.eq_ignore_ascii_case("none") => return Proxy::None,
+        url if !url.contains("://") => {
+            section.refuse(KEY, "is not known; give system, none, or a URL such as http://proxy:3128");
+        }
+        url => {
+            if let Err(fault) = proxy::parse(url) {
+                section.refuse(KEY, fault);
+            }
+        }
+    }
+    Proxy::Url(text)
+}
+
+fn budget(section: &mut Section<'_>) -> Budget {
+    let default = Budget::default();
+    let mut share = |key, default| section.float(key, default, 0.0..=1.0);
+    let shares = [
+        share("monthly_anomaly_share", default.shares[0]),
+        share("monthly_telemetry_share", default.shares[1]),
+        share("monthly_logs_share", default.shares[2]),
+    ];
+    let megabytes = section.optional_float("monthly_mb_max", 0.1..=1_000_000_000.0);
+    Budget {
+        bytes_max: megabytes.map(|megabytes| (megabytes * 1e6) as u64),
+        first_day: section.count("monthly_first_day", 1, 1..=28),
+        shares,
+    }
 }
 
 const ENDPOINT: &str = "https://api.pyvorin.com/v1/ingest";

@@ -3,7 +3,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::files::read_bounded;
 use super::tree::Place;
 use crate::reading::clip;
 
@@ -61,17 +64,79 @@ impl Problems {
 
 /// A value that must not be shown: its debug form is `***`.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret {
+    text: String,
+    /// What it was put together from, when files are among it.
+    pieces: Option<Arc<[Piece]>>,
+}
+
+/// A part of a string with `${...}` in it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Piece {
+    Text(String),
+    /// Of `${file:...}` or `${credential:...}`.
+    File(PathBuf),
+}
 
 impl Secret {
     pub fn new(text: String) -> Self {
-        Self(text)
+        Self { text, pieces: None }
+    }
+
+    /// With what to put it together from again.
+    pub fn with_pieces(text: String, pieces: Option<Arc<[Piece]>>) -> Self {
+        Self { text, pieces }
     }
 
     /// The value itself, for the one place that needs it.
     pub fn reveal(&self) -> &str {
-        &self.0
+        &self.text
     }
+
+    /// The files it comes from.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.pieces.iter().flat_map(|pieces| pieces.iter()).filter_map(|piece| match piece {
+            Piece::File(path) => Some(path.as_path()),
+            Piece::Text(_) => None,
+        })
+    }
+
+    /// The value as its files are now; environment variables stay as they were at load. Reads the disk.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read: its path, and why.
+    pub fn read_again(&self) -> Result<Self, String> {
+        let Some(pieces) = &self.pieces else { return Ok(self.clone()) };
+        let mut text = String::new();
+        for piece in pieces.iter() {
+            match piece {
+                Piece::Text(piece) => text.push_str(piece),
+                Piece::File(path) => {
+                    let fault = |fault| format!("{}: the file {fault}", path.display());
+                    text.push_str(&read_secret(path).map_err(fault)?);
+                }
+            }
+        }
+        Ok(Self { text, pieces: self.pieces.clone() })
+    }
+}
+
+/// The text of a file without its last line break.
+///
+/// # Errors
+///
+/// What is wrong with the file.
+pub fn read_secret(path: &Path) -> Result<String, String> {
+    let bytes = read_bounded(path, SECRET_BYTES_MAX).map_err(|error| error.to_string())?;
+    let mut text = String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
 }
 
 impl fmt::Debug for Secret {
@@ -98,5 +163,7 @@ fn one_line(message: &str) -> String {
     line
 }
 
+/// Of one `${file:...}` or `${credential:...}`.
+pub const SECRET_BYTES_MAX: u64 = 64 * 1024;
 /// Problems that are kept; more of them help nobody.
 const PROBLEMS_MAX: usize = 200;

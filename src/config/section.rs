@@ -115,7 +115,12 @@ impl<'a> Section<'a> {
     }
 
     pub fn secret(&mut self, key: &'static str) -> Option<Secret> {
-        self.string(key).map(Secret::new)
+        let text = self.string(key)?;
+        let pieces = match self.node(key).map(|node| &node.value) {
+            Some(Value::Substituted(value)) => value.pieces.clone(),
+            _ => None,
+        };
+        Some(Secret::with_pieces(text, pieces))
     }
 
     pub fn path(&mut self, key: &'static str) -> Option<PathBuf> {

@@ -3,8 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::files::read_bounded;
-use super::problem::Problems;
+use super::problem::{Piece, Problems, read_secret};
 use super::tree::{Node, Substituted, Value};
 use crate::reading::clip;
 
@@ -73,6 +72,7 @@ impl<'a> Substituter<'a> {
         let mut text = String::with_capacity(typed.len());
         let mut faults = Vec::new();
         let mut values = Vec::new();
+        let mut files = Vec::new();
         let mut rest = typed.as_str();
         while let Some((before, after)) = rest.split_once('$') {
             text.push_str(before);
@@ -85,7 +85,8 @@ impl<'a> Substituter<'a> {
                     return (Value::Refused, faults);
                 };
                 match self.evaluate(expression) {
-                    Ok(value) => {
+                    Ok((value, file)) => {
+                        files.extend(file.map(|path| (text.len(), value.len(), path)));
                         text.push_str(&value);
                         values.push(value);
                     }
@@ -107,12 +108,14 @@ impl<'a> Substituter<'a> {
             return (Value::String(text), faults);
         }
         let whole = values.len() == 1 && typed.starts_with("${") && typed.find('}') == Some(typed.len() - 1);
-        (Value::Substituted(Substituted { text, typed, values, whole }), faults)
+        let pieces = (!files.is_empty()).then(|| pieces(&text, files).into());
+        (Value::Substituted(Substituted { text, typed, values, whole, pieces }), faults)
     }
 
-    /// What stands for the text between the braces, or what is wrong with it.
-    fn evaluate(&mut self, expression: &str) -> Result<String, String> {
+    /// What stands for the text between the braces and the file it comes from, or what is wrong with it.
+    fn evaluate(&mut self, expression: &str) -> Result<(String, Option<PathBuf>), String> {
         let shown = format!("${{{}}}", clip(expression, SHOWN_BYTES_MAX));
+        let mut file = None;
         let value = match expression.split_once(":-") {
             Some((name, default)) if is_variable(name) => self
                 .variable(name, &shown)?
@@ -121,7 +124,11 @@ impl<'a> Substituter<'a> {
             _ if is_variable(expression) => self.variable(expression, &shown)?.ok_or_else(|| {
                 format!("{shown} is not set; set the variable, or give a default: ${{{expression}:-...}}")
             })?,
-            _ => self.secret_file(expression, &shown)?,
+            _ => {
+                let (value, path) = self.secret_file(expression, &shown)?;
+                file = Some(path);
+                value
+            }
         };
         match self.bytes_left.checked_sub(value.len()) {
             Some(left) => self.bytes_left = left,
@@ -131,7 +138,7 @@ impl<'a> Substituter<'a> {
                 ));
             }
         }
-        Ok(value)
+        Ok((value, file))
     }
 
     fn variable(&self, name: &str, shown: &str) -> Result<Option<String>, String> {
@@ -139,7 +146,7 @@ impl<'a> Substituter<'a> {
         value.map_err(|_| format!("{shown} is not UTF-8 text"))
     }
 
-    fn secret_file(&self, expression: &str, shown: &str) -> Result<String, String> {
+    fn secret_file(&self, expression: &str, shown: &str) -> Result<(String, PathBuf), String> {
         let path = if let Some(path) = expression.strip_prefix("file:") {
             if !path.starts_with('/') {
                 return Err(format!("{shown} needs a path that begins with /"));
@@ -164,18 +171,22 @@ impl<'a> Substituter<'a> {
                 "{shown} is one too many; the limit is {SUBSTITUTED_BYTES_MAX} bytes in all"
             ));
         }
-        let bytes =
-            read_bounded(&path, SECRET_BYTES_MAX).map_err(|error| format!("{shown}: the file {error}"))?;
-        let mut text =
-            String::from_utf8(bytes).map_err(|_| format!("{shown}: the file is not UTF-8 text"))?;
-        if text.ends_with('\n') {
-            text.pop();
-            if text.ends_with('\r') {
-                text.pop();
-            }
-        }
-        Ok(text)
+        let text = read_secret(&path).map_err(|fault| format!("{shown}: the file {fault}"))?;
+        Ok((text, path))
     }
+}
+
+/// `text` as parts, of which some are whole `files`: start, length and path of each.
+fn pieces(text: &str, files: Vec<(usize, usize, PathBuf)>) -> Vec<Piece> {
+    let mut pieces = Vec::with_capacity(2 * files.len() + 1);
+    let mut from = 0;
+    for (start, length, path) in files {
+        pieces.push(Piece::Text(text[from..start].to_owned()));
+        pieces.push(Piece::File(path));
+        from = start + length;
+    }
+    pieces.push(Piece::Text(text[from..].to_owned()));
+    pieces
 }
 
 /// A name as shells allow it: letters, digits and underscores, not beginning with a digit.
@@ -187,8 +198,6 @@ fn is_variable(name: &str) -> bool {
 
 const SYNTAX: &str =
     "write ${NAME}, ${NAME:-default}, ${file:/path} or ${credential:NAME}, and $$ for a dollar sign";
-/// Of one `${file:...}` or `${credential:...}`.
-const SECRET_BYTES_MAX: u64 = 64 * 1024;
 /// Of all values of one load.
 const SUBSTITUTED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Of an expression in a message.
@@ -198,6 +207,7 @@ const FAULTS_MAX: usize = 8;
 
 #[cfg(test)]
 mod tests {
+    use super::super::problem::SECRET_BYTES_MAX;
     use super::super::tree::Place;
     use super::*;
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use super::problem::Piece;
 use crate::reading::clip;
 
 /// Where a value stands. Lines and columns count from 1; columns count characters.
@@ -55,6 +57,8 @@ pub struct Substituted {
     pub values: Vec<String>,
     /// The string was nothing but one `${...}`, so it may stand for a number or a boolean too.
     pub whole: bool,
+    /// What it is put together from, when files are among it.
+    pub pieces: Option<Arc<[Piece]>>,
 }
 
 impl Substituted {
@@ -165,6 +169,7 @@ mod tests {
             typed: "${X}".into(),
             values: vec![text.into(), "inner".into()],
             whole: true,
+            pieces: None,
         };
         for (text, message, shown) in [
             ("hunter2", "'hunter2' and prehunter2post", "'${X}' and pre${X}post"),

@@ -27,17 +27,22 @@ impl Backoff {
         ceiling.mul_f64(share(random))
     }
 
-    /// The wait that the endpoint asked for, and up to `limits.min` on top, because it asked every
-    /// other device for the same.
+    /// The wait that the endpoint asked for, and up to half of it or `limits.min` on top, because it asked
+    /// every other device for the same.
     pub fn retry_after(&mut self, asked: Duration, limits: Limits, random: f64) -> Duration {
         self.failures = self.failures.saturating_add(1);
-        asked + limits.min.mul_f64(share(random))
+        asked + limits.min.max(asked / 2).mul_f64(share(random))
     }
 
-    /// The wait where only a person can help: between half of `limits.max` and all of it.
+    /// The wait where only a person can help: between `limits.min` and `limits.max`.
     pub fn hold(&mut self, limits: Limits, random: f64) -> Duration {
         self.failures = self.failures.saturating_add(1);
-        limits.max.mul_f64(0.5 + share(random) / 2.0)
+        limits.min + limits.max.saturating_sub(limits.min).mul_f64(share(random))
+    }
+
+    /// Failed attempts in a row.
+    pub fn failures(&self) -> u32 {
+        self.failures
     }
 
     /// Delivery goes on: the next failure starts from `limits.min` again.
@@ -90,14 +95,16 @@ mod tests {
         let mut backoff = Backoff::default();
         let asked = Duration::from_secs(7);
         assert_eq!(backoff.retry_after(asked, LIMITS, 0.0), asked);
-        assert_eq!(backoff.retry_after(asked, LIMITS, 1.0), Duration::from_secs(8));
+        assert_eq!(backoff.retry_after(asked, LIMITS, 1.0), Duration::from_millis(10_500));
+        let short = Duration::from_millis(200);
+        assert_eq!(backoff.retry_after(short, LIMITS, 1.0), Duration::from_millis(1200));
     }
 
     #[test]
-    fn a_hold_keeps_the_longest_pace() {
+    fn a_hold_spreads_over_the_whole_of_the_longest_wait() {
         let mut backoff = Backoff::default();
-        assert_eq!(backoff.hold(LIMITS, 0.0), Duration::from_secs(30));
-        assert_eq!(backoff.hold(LIMITS, 1.0), Duration::from_secs(60));
-        assert_eq!(backoff.hold(LIMITS, f64::NAN), Duration::from_secs(30));
+        assert_eq!(backoff.hold(LIMITS, 0.0), LIMITS.min);
+        assert_eq!(backoff.hold(LIMITS, 1.0), LIMITS.max);
+        assert_eq!(backoff.hold(LIMITS, f64::NAN), LIMITS.min);
     }
 }

@@ -15,7 +15,29 @@ pub enum Answer {
         excerpt: String,
     },
     /// No answer: name resolution, connection, TLS, timeout, or settings that cannot be used.
-    Failed { reason: String },
+    Failed { reason: String, fault: Fault },
+}
+
+/// What a missing answer may be due to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The endpoint was not reached, so any other batch would fare the same.
+    Unreachable,
+    /// It was reached and did not answer, which may be due to this batch.
+    Unanswered,
+    /// Its certificate begins to be valid later than this device's clock says it is.
+    NotYetValid,
+}
+
+/// Whose fault a retry is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// Every batch would fare the same.
+    Endpoint,
+    /// Perhaps this one: another may go meanwhile.
+    Batch,
+    /// Too much at a time.
+    Pace,
 }
 
 /// What the uploader does next.
@@ -28,7 +50,10 @@ pub enum Decision {
         reason: String,
         /// The endpoint's own wish; without one the backoff decides.
         after: Option<Duration>,
+        blame: Blame,
     },
+    /// The clock of this device is not set yet: no failure, ask again soon.
+    WaitForClock { reason: String },
     /// Something in it is refused, or it is too large: send its halves.
     Split,
     /// This one item is refused: set it aside.
@@ -49,7 +74,10 @@ impl Refusals {
         match decision {
             Decision::Delivered => self.in_a_row = 0,
             Decision::DeadLetter { .. } => self.in_a_row = self.in_a_row.saturating_add(1),
-            Decision::Retry { .. } | Decision::Split | Decision::Hold { .. } => {}
+            Decision::Retry { .. }
+            | Decision::WaitForClock { .. }
+            | Decision::Split
+            | Decision::Hold { .. } => {}
         }
     }
 
@@ -59,25 +87,36 @@ impl Refusals {
     }
 }
 
-/// Decides about a batch of `count` items.
+/// Decides about a batch of `count` items. `clock_is_set` is what the kernel says of the wall clock.
 ///
 /// - 409 is a retry. The drafted Idempotency-Key header (draft-ietf-httpapi-idempotency-key-header)
 ///   has it for a key whose first request is still under way. Reading it as "have it already" would
 ///   lose the batch wherever that reading is wrong, and a retry costs no more than a duplicate.
+/// - A certificate that is not valid yet means nothing while this device does not know the time.
 /// - 401, 403, 404 and the rest of 3xx and 4xx speak about the request as such, not about its
 ///   items: nothing is set aside for them.
 /// - When [`REFUSALS_MAX`] single items in a row were refused, the endpoint refuses everything (a
 ///   wrong address, a changed format): from then on nothing more is set aside.
-pub fn decide(answer: &Answer, count: u64, refusals: Refusals) -> Decision {
+pub fn decide(answer: &Answer, count: u64, refusals: Refusals, clock_is_set: bool) -> Decision {
     let (code, retry_after, excerpt) = match answer {
-        Answer::Failed { reason } => return Decision::Retry { reason: reason.clone(), after: None },
+        Answer::Failed { reason, fault } => {
+            let reason = reason.clone();
+            return match fault {
+                Fault::NotYetValid if !clock_is_set => Decision::WaitForClock { reason },
+                Fault::NotYetValid | Fault::Unreachable => {
+                    Decision::Retry { reason, after: None, blame: Blame::Endpoint }
+                }
+                Fault::Unanswered => Decision::Retry { reason, after: None, blame: Blame::Batch },
+            };
+        }
         Answer::Status { code, retry_after, excerpt } => (*code, *retry_after, excerpt),
     };
     let status = StatusText(code);
     match code {
         200..=299 => Decision::Delivered,
         408 | 409 | 425 | 429 | 500..=599 => {
-            Decision::Retry { reason: format!("the endpoint answered {status}"), after: retry_after }
+            let blame = if code == 429 { Blame::Pace } else { Blame::Batch };
+            Decision::Retry { reason: format!("the endpoint answered {status}"), after: retry_after, blame }
         }
         400 | 413 | 422 if count > 1 => Decision::Split,
         400 | 413 | 422 if refusals.in_a_row >= REFUSALS_MAX => Decision::Hold {
@@ -110,7 +149,7 @@ struct StatusText(u16);
 
 impl std::fmt::Display for StatusText {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let known = reqwest::StatusCode::from_u16(self.0).ok().and_then(|code| code.canonical_reason());
+        let known = hyper::StatusCode::from_u16(self.0).ok().and_then(|code| code.canonical_reason());
         match known {
             Some(words) => write!(f, "{} {words}", self.0),
             None => write!(f, "{}", self.0),
@@ -124,13 +163,14 @@ mod tests {
 
     fn judged(code: u16, count: u64) -> Decision {
         let answer = Answer::Status { code, retry_after: None, excerpt: String::new() };
-        decide(&answer, count, Refusals::default())
+        decide(&answer, count, Refusals::default(), true)
     }
 
     fn word(decision: &Decision) -> &'static str {
         match decision {
             Decision::Delivered => "delivered",
             Decision::Retry { .. } => "retry",
+            Decision::WaitForClock { .. } => "wait for the clock",
             Decision::Split => "split",
             Decision::DeadLetter { .. } => "dead letter",
             Decision::Hold { .. } => "hold",
@@ -153,9 +193,20 @@ mod tests {
 
     #[test]
     fn a_failure_without_an_answer_is_retried_with_its_reason() {
-        let answer = Answer::Failed { reason: "connection refused".to_owned() };
-        let expected = Decision::Retry { reason: "connection refused".to_owned(), after: None };
-        assert_eq!(decide(&answer, 1, Refusals { in_a_row: REFUSALS_MAX }), expected);
+        for (fault, blame) in [(Fault::Unreachable, Blame::Endpoint), (Fault::Unanswered, Blame::Batch)] {
+            let answer = Answer::Failed { reason: "connection refused".to_owned(), fault };
+            let expected = Decision::Retry { reason: "connection refused".to_owned(), after: None, blame };
+            assert_eq!(decide(&answer, 1, Refusals { in_a_row: REFUSALS_MAX }, true), expected);
+        }
+    }
+
+    #[test]
+    fn a_certificate_of_the_future_is_waited_for_only_while_the_clock_is_not_set() {
+        let reason = "certificate not valid yet".to_owned();
+        let answer = Answer::Failed { reason: reason.clone(), fault: Fault::NotYetValid };
+        let decided = |clock_is_set| decide(&answer, 1, Refusals::default(), clock_is_set);
+        assert_eq!(decided(false), Decision::WaitForClock { reason: reason.clone() });
+        assert_eq!(decided(true), Decision::Retry { reason, after: None, blame: Blame::Endpoint });
     }
 
     #[test]
@@ -163,13 +214,16 @@ mod tests {
         let after = Some(Duration::from_secs(3));
         let answer = Answer::Status { code: 429, retry_after: after, excerpt: "slow down".to_owned() };
         let reason = "the endpoint answered 429 Too Many Requests".to_owned();
-        assert_eq!(decide(&answer, 5, Refusals::default()), Decision::Retry { reason, after });
+        let expected = Decision::Retry { reason, after, blame: Blame::Pace };
+        assert_eq!(decide(&answer, 5, Refusals::default(), true), expected);
     }
 
     #[test]
     fn a_hold_says_what_to_check_and_never_quotes_the_answer() {
         let answer = Answer::Status { code: 401, retry_after: None, excerpt: "secret".to_owned() };
-        let Decision::Hold { reason } = decide(&answer, 1, Refusals::default()) else { panic!("no hold") };
+        let Decision::Hold { reason } = decide(&answer, 1, Refusals::default(), true) else {
+            panic!("no hold")
+        };
         assert_eq!(reason, "the endpoint answered 401 Unauthorized; everything is kept; check cloud.api_key");
     }
 
@@ -178,18 +232,18 @@ mod tests {
         let mut refusals = Refusals::default();
         let answer = Answer::Status { code: 400, retry_after: None, excerpt: "no".to_owned() };
         for _ in 0..REFUSALS_MAX {
-            let decision = decide(&answer, 1, refusals);
+            let decision = decide(&answer, 1, refusals, true);
             assert_eq!(decision, Decision::DeadLetter { reason: "400 Bad Request: no".to_owned() });
             refusals.note(&decision);
             // Splitting the way down to single items is no sign of acceptance.
-            refusals.note(&decide(&answer, 4, refusals));
+            refusals.note(&decide(&answer, 4, refusals, true));
         }
-        let held = decide(&answer, 1, refusals);
+        let held = decide(&answer, 1, refusals, true);
         assert_eq!(word(&held), "hold");
         refusals.note(&held);
-        assert_eq!(word(&decide(&answer, 1, refusals)), "hold");
+        assert_eq!(word(&decide(&answer, 1, refusals, true)), "hold");
 
         refusals.note(&Decision::Delivered);
-        assert_eq!(word(&decide(&answer, 1, refusals)), "dead letter");
+        assert_eq!(word(&decide(&answer, 1, refusals, true)), "dead letter");
     }
 }

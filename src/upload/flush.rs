@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::phase::Phase;
 use crate::store::Pending;
 
 /// What to do now.
@@ -24,6 +25,7 @@ pub enum Ask {
 /// their own, for ever.
 #[derive(Debug)]
 pub struct Flush {
+    phase: Phase,
     /// Since when something waits.
     waiting_since: Option<Instant>,
     /// Items still to go in batches that need not be full.
@@ -32,16 +34,19 @@ pub struct Flush {
     ask_anyway: bool,
 }
 
-impl Default for Flush {
-    /// At start a batch may be frozen from before.
-    fn default() -> Self {
-        Self { waiting_since: None, owed: 0, ask_anyway: true }
-    }
-}
-
 impl Flush {
+    /// At start a batch may be frozen from before. Whatever is not urgent waits for the device's turn in
+    /// `phase`.
+    pub fn new(phase: Phase) -> Self {
+        Self { phase, waiting_since: None, owed: 0, ask_anyway: true }
+    }
+
     /// What to do, given what waits in the store.
     pub fn ask(&mut self, now: Instant, pending: Pending, batch_items: u32, interval: Duration) -> Ask {
+        let first = self.phase.first(interval);
+        if now < first && !pending.is_urgent() {
+            return Ask::Until(first);
+        }
         if pending.total() == 0 {
             self.waiting_since = None;
             self.owed = 0;
@@ -95,7 +100,8 @@ impl Flush {
     }
 
     fn due(&mut self, now: Instant, interval: Duration) -> Instant {
-        *self.waiting_since.get_or_insert(now) + interval
+        let since = *self.waiting_since.get_or_insert(now);
+        self.phase.next_after(since, interval)
     }
 }
 
@@ -111,7 +117,7 @@ mod tests {
 
     /// One that has asked and found nothing.
     fn settled_in(now: Instant) -> Flush {
-        let mut flush = Flush::default();
+        let mut flush = Flush::new(Phase::none(now));
         assert_eq!(flush.ask(now, waiting(0), 100, INTERVAL), Ask::Now { partial: false });
         assert_eq!(flush.nothing_there(now, waiting(0), false, INTERVAL), None);
         assert_eq!(flush.ask(now, waiting(0), 100, INTERVAL), Ask::WhenChanged);
@@ -126,6 +132,19 @@ mod tests {
         let later = start + INTERVAL / 2;
         assert_eq!(flush.ask(later, waiting(5), 100, INTERVAL), Ask::Until(start + INTERVAL));
         assert_eq!(flush.ask(start + INTERVAL, waiting(6), 100, INTERVAL), Ask::Now { partial: true });
+    }
+
+    #[test]
+    fn the_first_question_waits_for_the_turn_of_the_device_unless_it_is_urgent() {
+        let start = Instant::now();
+        let phase = Phase::new("plant-7", start);
+        let mut flush = Flush::new(phase);
+        let first = phase.first(INTERVAL);
+        assert!(first > start);
+        assert_eq!(flush.ask(start, waiting(1000), 100, INTERVAL), Ask::Until(first));
+        let urgent = Pending { items: [1, 0, 0, 0] };
+        assert_eq!(flush.ask(start, urgent, 100, INTERVAL), Ask::Now { partial: true });
+        assert_eq!(flush.ask(first, waiting(1000), 100, INTERVAL), Ask::Now { partial: true });
     }
 
     #[test]

@@ -1,17 +1,28 @@
 //! Delivery: takes frozen batches from the store and sends them until the endpoint has them.
 //!
 //! What to do with an answer is decided in [`decide`], how long to wait in [`backoff`], when a
-//! batch that is not full may go in [`flush`]: all pure. [`transport`] holds the
-//! connection, and [`run`] and [`once`] put them together.
+//! batch that is not full may go in [`flush`], at which part of the interval in [`phase`], how fast backlog
+//! goes in [`pace`], which batch lets others pass in [`step_back`], what the month still allows in [`budget`]:
+//! all pure. [`transport`] holds the connection, and [`run`] and [`once`] put them together.
 
 pub mod backoff;
+pub mod budget;
+mod connect;
 pub mod decide;
+mod delivery;
 pub mod encode;
 pub mod flush;
 mod http_date;
+pub mod pace;
+pub mod phase;
+pub mod proxy;
 mod report;
+pub mod step_back;
+mod tcp_info;
 pub mod transport;
+mod trouble;
 mod uploader;
+pub mod wire;
 
 use std::future::Future;
 use std::sync::atomic::AtomicU64;
@@ -24,6 +35,8 @@ use crate::config::section::Secret;
 use crate::store::{BatchKey, FrozenBatch, Outcome, Pending, Want};
 use crate::tls;
 
+pub use budget::Budget;
+pub use proxy::Proxy;
 pub use uploader::{once, run};
 
 /// `[cloud]`.
@@ -46,7 +59,25 @@ pub struct Settings {
     /// First and longest wait between attempts.
     pub backoff_min: Duration,
     pub backoff_max: Duration,
+    pub proxy: Proxy,
+    pub budget: Budget,
 }
+
+/// What the uploader is told of where it runs.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// Unique in the fleet: gives this device its turn.
+    pub device_id: String,
+    /// The proxies of the system.
+    pub proxies: proxy::Environment,
+    /// Whether the wall clock can be believed.
+    pub clock_is_set: fn() -> bool,
+    /// What an earlier run remembered under [`BUDGET_FACT`].
+    pub budget_fact: Option<String>,
+}
+
+/// Under which the uploader remembers what the month has used.
+pub const BUDGET_FACT: &str = "delivery_bytes";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
@@ -65,6 +96,10 @@ pub struct Status {
     pub attempts_failed: AtomicU64,
     /// Bytes of request bodies that were sent, retries included.
     pub body_bytes_sent: AtomicU64,
+    /// Everything on the line in both directions, since start.
+    pub wire_bytes: AtomicU64,
+    /// Refusals that only slowed the backlog down.
+    pub throttled: AtomicU64,
     pub dead_letters: AtomicU64,
     /// A lock, because these belong together and one is text; taken once per attempt.
     pub last: Mutex<Last>,
@@ -76,9 +111,34 @@ pub struct Last {
     pub delivered_at: f64,
     /// Why delivery does not go on; `None` while it does. Never a secret or a payload.
     pub trouble: Option<String>,
+    /// Why some batches fail again and again while others are taken, and how many do.
+    pub stuck: Option<(usize, String)>,
+    /// Batches of backlog a second that go out at most.
+    pub backlog_rate: f64,
+    pub budget: budget::Use,
+    pub certificates: Certificates,
     /// Items delivered since midnight UTC of `day`, in days since 1970.
     pub items_today: u64,
     pub day: u64,
+}
+
+/// When the certificates of delivery expire, in Unix seconds; `None` where there is none, or where it is not
+/// known yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Certificates {
+    /// What this device shows.
+    pub client: Option<f64>,
+    /// The first to expire in `cloud.ca_file`.
+    pub authority: Option<f64>,
+    /// What the server showed at the last connection.
+    pub server: Option<f64>,
+}
+
+impl Certificates {
+    /// Each with its name.
+    pub fn all(&self) -> [(&'static str, Option<f64>); 3] {
+        [("client", self.client), ("authority", self.authority), ("server", self.server)]
+    }
 }
 
 impl Status {
@@ -105,9 +165,9 @@ impl Status {
 /// Its futures are `Send`, so that a named task can carry the uploader; an implementation may
 /// write them as `async fn`.
 pub trait Queue: Send + Sync {
-    /// The batch to send next, or `None` while `want` allows none. Batches that are frozen already
-    /// come before new ones, and the lower lane before the higher. It is asked before each
-    /// attempt, so a batch that failed is returned again until it is settled.
+    /// The batch to send next, or `None` while `want` allows none. Live data comes before backlog, then
+    /// the lower lane before the higher, and in a lane batches that are frozen already before new ones. It is
+    /// asked before each attempt, so a batch that failed is returned again until it is settled.
     fn next_batch(&self, want: Want)
     -> impl Future<Output = Result<Option<FrozenBatch>, QueueClosed>> + Send;
 
@@ -117,6 +177,13 @@ pub trait Queue: Send + Sync {
         &self,
         key: &BatchKey,
         outcome: Outcome,
+    ) -> impl Future<Output = Result<(), QueueClosed>> + Send;
+
+    /// Keeps a fact for the next start; it makes no commit of its own.
+    fn remember(
+        &self,
+        key: &'static str,
+        value: String,
     ) -> impl Future<Output = Result<(), QueueClosed>> + Send;
 
     /// What waits for delivery; the latest value wins, and it changes after each commit that

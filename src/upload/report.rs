@@ -8,8 +8,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Status, day_of};
+use super::step_back::STUCK_MIN;
+use super::{Certificates, Status, budget, day_of};
 use crate::clock;
+use crate::reading::Priority;
 use crate::store::FrozenBatch;
 
 /// The uploader's voice.
@@ -18,6 +20,8 @@ pub struct Report {
     pub status: Arc<Status>,
     trouble: Option<Trouble>,
     refused: Refused,
+    clock: Option<Instant>,
+    held: [bool; 4],
 }
 
 #[derive(Debug)]
@@ -36,11 +40,77 @@ struct Refused {
 
 impl Report {
     pub fn new(status: Arc<Status>) -> Self {
-        Self { status, trouble: None, refused: Refused::default() }
+        Self { status, trouble: None, refused: Refused::default(), clock: None, held: [false; 4] }
     }
 
-    pub fn sent(&self, body_bytes: u64) {
+    pub fn sent(&self, body_bytes: u64, certificates: Certificates) {
         self.status.body_bytes_sent.fetch_add(body_bytes, Relaxed);
+        self.status.lock().certificates = certificates;
+    }
+
+    pub fn backlog_rate(&self, batches_per_second: f64) {
+        self.status.lock().backlog_rate = batches_per_second;
+    }
+
+    /// A refusal that only slows the backlog down.
+    pub fn throttled(&self) {
+        self.status.attempts_failed.fetch_add(1, Relaxed);
+        self.status.throttled.fetch_add(1, Relaxed);
+        tracing::debug!("the endpoint slows the backlog down");
+    }
+
+    /// A batch failed while others are taken, `alone` times by now.
+    pub fn stepped_back(&mut self, batch: &FrozenBatch, reason: String, alone: u32) {
+        self.status.attempts_failed.fetch_add(1, Relaxed);
+        if alone == STUCK_MIN {
+            warn!(
+                batch_id = batch.batch_id,
+                reason, "a batch fails again and again while others are taken; it steps back and is kept"
+            );
+        }
+        if alone >= STUCK_MIN {
+            self.status.lock().stuck = Some((1, reason));
+        }
+    }
+
+    /// So many batches fail again and again while others are taken.
+    pub fn stuck(&self, count: usize) {
+        let mut last = self.status.lock();
+        match &mut last.stuck {
+            Some((stuck, _)) if count > 0 => *stuck = count,
+            stuck => *stuck = None,
+        }
+    }
+
+    /// The endpoint's certificate belongs to a time that this device does not know to be now.
+    pub fn waits_for_clock(&mut self, reason: &str) {
+        if self.clock.is_none() {
+            self.clock = Some(Instant::now());
+            info!(reason, "delivery waits for the clock of this device to be set");
+        }
+        self.trouble = None;
+        self.status.lock().trouble = Some(format!("waits for the clock to be set: {reason}"));
+    }
+
+    /// What the month has used and which lanes wait for the next one.
+    pub fn budget(&mut self, state: budget::Use) {
+        if state.held != self.held {
+            let names = |held: [bool; 4]| {
+                let lanes = Priority::ALL.iter().zip(held).filter(|(_, held)| *held);
+                lanes.map(|(lane, _)| lane.name()).collect::<Vec<_>>().join(", ")
+            };
+            if state.held.iter().zip(self.held).any(|(now, before)| *now && !before) {
+                warn!(
+                    lanes = names(state.held),
+                    used_bytes = state.used_bytes,
+                    "the budget of the month: lanes wait for the next one, everything is kept"
+                );
+            } else {
+                info!(lanes = names(self.held), "the budget of the month: lanes are delivered again");
+            }
+            self.held = state.held;
+        }
+        self.status.lock().budget = state;
     }
 
     pub fn delivered(&mut self, items: u64) {
@@ -101,10 +171,15 @@ impl Report {
     /// Whatever the trouble was, it is not this uploader's any more: delivery was switched off.
     pub fn switched_off(&mut self) {
         self.trouble = None;
+        self.clock = None;
         self.status.lock().trouble = None;
     }
 
     fn recovered(&mut self) {
+        if let Some(since) = self.clock.take() {
+            self.status.lock().trouble = None;
+            info!(duration_seconds = since.elapsed().as_secs_f64(), "delivery has the clock it waited for");
+        }
         let Some(trouble) = self.trouble.take() else { return };
         self.status.lock().trouble = None;
         info!(

@@ -1,30 +1,50 @@
 //! One request at a time over one kept-alive HTTP/1.1 connection.
 //!
-//! The client is built at the first attempt, and anew when the settings or the certificate files
-//! have changed. A client that cannot be built is an answer like any other, so it is retried.
+//! The connection is opened at the first attempt and kept through pauses; it is opened anew when it
+//! was closed, and when the settings or the certificate files have changed. One that cannot be opened
+//! is an answer like any other, so it is retried.
 
-use std::error::Error as _;
-use std::io;
-use std::time::{Duration, SystemTime};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
 
-use reqwest::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-    USER_AGENT,
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHORIZATION, RETRY_AFTER, USER_AGENT,
 };
-use reqwest::{Client, Response, Url, redirect};
-use rustls::CertificateError;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use tokio::time::{Instant, timeout_at};
+use url::Url;
 
-use super::decide::Answer;
+use super::connect::{self, Stream, open};
+use super::decide::{Answer, Fault};
 use super::encode::{Encoded, encode};
-use super::{Settings, http_date};
+use super::proxy::{Environment, Via};
+use super::trouble::{explain, is_certificate_error, is_not_yet_valid};
+use super::wire::{Metered, Wire};
+use super::{Certificates, Settings, http_date};
+use crate::config::section::Secret;
 use crate::reading::clip;
 use crate::store::FrozenBatch;
 use crate::{clock, tls};
 
 /// The connection to the endpoint.
-#[derive(Debug, Default)]
 pub struct Transport {
+    environment: Environment,
+    wire: Arc<Wire>,
     built: Option<Built>,
+    connection: Option<Connection>,
+    /// The files of the last attempt, to notice when they change.
+    stamps: Vec<Stamp>,
+    pub certificates: Certificates,
 }
 
 /// How a post ended.
@@ -33,99 +53,354 @@ pub struct Posted {
     pub answer: Answer,
     /// Bytes of the body that went out; 0 when there was no connection.
     pub body_bytes: u64,
+    /// From the request to the end of its answer.
+    pub latency: Duration,
 }
 
+/// What a connection is made with, as long as it stays the same.
+struct Built {
+    tls: Option<Arc<ClientConfig>>,
+    /// Of the certificate files.
+    stamps: Vec<Stamp>,
+    target: Target,
+}
+
+/// Where a connection leads, and with what.
+#[derive(Clone, PartialEq)]
+struct Target {
+    url: Url,
+    via: Option<Via>,
+    files: tls::Files,
+}
+
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    /// Driven while there is a request, and looked at before the next.
+    driver: Pin<Box<http1::Connection<TokioIo<Box<dyn Stream>>, Full<Bytes>>>>,
+    used_at: Instant,
+    /// Dropped after the socket.
+    _metered: Metered,
+}
+
+/// A request without its target.
+struct Prepared {
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// Device, inode, size and time of the last change of a file; `None` when there is none.
+type Stamp = Option<(u64, u64, u64, i64, i64)>;
+
 impl Transport {
+    /// With the proxies of `environment`; what goes over the line is counted in `wire`.
+    pub fn new(environment: Environment, wire: Arc<Wire>) -> Self {
+        Self {
+            environment,
+            wire,
+            built: None,
+            connection: None,
+            stamps: Vec::new(),
+            certificates: Certificates::default(),
+        }
+    }
+
     /// Posts `batch` once. Takes `settings.timeout` at the longest for the request itself, after
-    /// reading certificate files when they are new.
+    /// reading certificate and credential files.
     ///
     /// When the call is dropped the endpoint may or may not have the batch.
     pub async fn post(&mut self, settings: &Settings, batch: &FrozenBatch) -> Posted {
-        let prepared = async {
-            let client = self.client(settings).await?;
-            let url = Url::parse(&settings.endpoint)
-                .map_err(|error| format!("cloud.endpoint: is not a URL: {error}"))?;
-            let encoded = encode(batch, settings.compression)
-                .map_err(|error| format!("cannot compress a batch: {error}"))?;
-            Ok((client, url, headers(settings, batch, &encoded)?, encoded.body))
+        self.stamps = stamps(settings);
+        let began = Instant::now();
+        let failed = |reason, fault, body_bytes| Posted {
+            answer: Answer::Failed { reason, fault },
+            body_bytes,
+            latency: began.elapsed(),
         };
-        let (client, url, headers, body) = match prepared.await {
+        let prepared = match self.prepare(settings, batch).await {
             Ok(prepared) => prepared,
-            Err(reason) => return Posted { answer: Answer::Failed { reason }, body_bytes: 0 },
+            Err(reason) => return failed(reason, Fault::Unreachable, 0),
         };
-        let origin = url.origin().ascii_serialization();
-        let body_bytes = body.len() as u64;
-        // `headers` replaces what a user name in the URL put there.
-        match client.post(url).headers(headers).body(body).send().await {
-            Ok(response) => Posted { answer: read(response, settings).await, body_bytes },
-            Err(error) => {
-                let reason = format!("cannot deliver to {origin}: {}", explain(&error, settings));
-                if certificate_error(&error).is_some() {
-                    // The system's authorities may be replaced meanwhile: read them again.
-                    self.built = None;
-                }
-                let body_bytes = if error.is_connect() { 0 } else { body_bytes };
-                Posted { answer: Answer::Failed { reason }, body_bytes }
+        let body_bytes = prepared.body.len() as u64;
+        let sent_at = Instant::now();
+        match self.send(settings, prepared, sent_at + settings.timeout).await {
+            Ok(answer) => Posted { answer, body_bytes, latency: sent_at.elapsed() },
+            Err(failure) => {
+                // What is left of the connection cannot be trusted.
+                self.connection = None;
+                let origin = self.built.as_ref().map(|built| built.target.url.origin().ascii_serialization());
+                let origin = origin.unwrap_or_default();
+                let (text, fault, body_bytes) = self.judge(&failure, settings, body_bytes);
+                failed(format!("cannot deliver to {origin}: {text}"), fault, body_bytes)
             }
         }
     }
 
-    async fn client(&mut self, settings: &Settings) -> Result<Client, String> {
-        let files = files(settings);
-        if let Some(built) = &self.built
-            && built.files == files
-            && built.settings == *settings
-        {
-            return Ok(built.client.clone());
+    /// Whether a certificate or credential file is another than at the last attempt. Reads the disk.
+    pub fn files_changed(&self, settings: &Settings) -> bool {
+        self.stamps != stamps(settings)
+    }
+
+    /// Closes a connection that has not been used for long.
+    pub fn close_idle(&mut self) {
+        self.connection.take_if(|connection| connection.used_at.elapsed() > IDLE_MAX);
+    }
+
+    /// Sees to it that [`Self::built`] is as the settings and files are now.
+    async fn prepare(&mut self, settings: &Settings, batch: &FrozenBatch) -> Result<Prepared, String> {
+        let url = Url::parse(&settings.endpoint)
+            .map_err(|error| format!("cloud.endpoint: is not a URL: {error}"))?;
+        let api_key = settings.api_key.as_ref().map(|key| key.read_again()).transpose();
+        let api_key = api_key.map_err(|fault| format!("cloud.api_key: {fault}"))?;
+        let via = match &settings.proxy {
+            super::Proxy::Url(url) => {
+                let read = url.read_again().map_err(|fault| format!("cloud.proxy: {fault}"))?;
+                super::Proxy::Url(read)
+            }
+            other => other.clone(),
         }
+        .via(&url, &self.environment)?;
+        let encoded = encode(batch, settings.compression)
+            .map_err(|error| format!("cannot compress a batch: {error}"))?;
+        let mut headers = headers(batch, &encoded, api_key.as_ref())?;
+        let host = match url.port() {
+            Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
+            None => url.host_str().unwrap_or_default().to_owned(),
+        };
+        headers.insert(HOST, HeaderValue::from_str(&host).map_err(|error| error.to_string())?);
+        if let Some(Via { authorization: Some(text), .. }) = &via
+            && url.scheme() == "http"
+        {
+            let mut value = HeaderValue::from_str(text.reveal()).map_err(|error| error.to_string())?;
+            value.set_sensitive(true);
+            headers.insert(PROXY_AUTHORIZATION, value);
+        }
+        let stamps = certificate_stamps(settings);
+        let target = Target { url, via, files: settings.tls.clone() };
+        if self.built.as_ref().is_none_or(|built| built.target != target || built.stamps != stamps) {
+            self.build(target, stamps).await?;
+        }
+        Ok(Prepared { headers, body: encoded.body })
+    }
+
+    async fn build(&mut self, target: Target, stamps: Vec<Stamp>) -> Result<(), String> {
         self.built = None;
-        let (for_tls, is_https) = (settings.tls.clone(), settings.endpoint.starts_with("https:"));
+        self.connection = None;
+        let (files, is_https) = (target.files.clone(), target.url.scheme() == "https");
+        let read = move || {
+            let config = is_https.then(|| tls::client_config(&files, true)).transpose()?;
+            Ok::<_, tls::Error>((config, files.expiry()))
+        };
         // It reads the disk and parses some 140 certificates: not on the thread that runs all else.
-        let tls = tokio::task::spawn_blocking(move || tls::client_config(&for_tls, is_https)).await;
-        let mut tls = tls.map_err(|error| error.to_string())?.map_err(|error| error.in_section("cloud"))?;
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .http1_only()
-            .redirect(redirect::Policy::none())
-            .pool_max_idle_per_host(1)
-            .pool_idle_timeout(IDLE_MAX)
-            .tcp_nodelay(true)
-            .tcp_keepalive(TCP_KEEPALIVE)
-            .connect_timeout(connect_timeout(settings))
-            .timeout(settings.timeout)
-            .build()
-            .map_err(|error| format!("the HTTP client cannot be built: {}", chain(&error)))?;
-        self.built = Some(Built { client: client.clone(), settings: settings.clone(), files });
-        Ok(client)
+        let read = tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?;
+        let (config, expiry) = read.map_err(|error| error.in_section("cloud"))?;
+        let tls = config.map(|mut config| {
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Arc::new(config)
+        });
+        self.certificates = Certificates { client: expiry.client, authority: expiry.authority, server: None };
+        self.built = Some(Built { tls, stamps, target });
+        Ok(())
+    }
+
+    /// Sends over the connection there is, or a new one. One that the other side had closed meanwhile is
+    /// no failure: the same goes over a new one.
+    async fn send(
+        &mut self,
+        settings: &Settings,
+        prepared: Prepared,
+        deadline: Instant,
+    ) -> Result<Answer, Failure> {
+        self.close_idle();
+        if let Some(connection) = &mut self.connection
+            && connection.is_open().await
+        {
+            match self.exchange(settings, &prepared, deadline).await {
+                Err(Failure::Broken(_)) => {}
+                ended => return ended,
+            }
+        }
+        self.connection = None;
+        self.connect(settings, deadline).await?;
+        self.exchange(settings, &prepared, deadline).await
+    }
+
+    async fn connect(&mut self, settings: &Settings, deadline: Instant) -> Result<(), Failure> {
+        let Some(Built { tls, target, .. }) = &self.built else { return Err(Failure::NoConnection) };
+        let deadline = deadline.min(Instant::now() + connect_timeout(settings));
+        let opening = open(&target.url, target.via.as_ref(), tls.clone(), &self.wire, deadline);
+        let opened = timeout_at(deadline, opening).await.map_err(|_| Failure::NoConnection)?;
+        let opened = opened.map_err(Failure::Connect)?;
+        self.certificates.server = opened.server_expires_at;
+        let (sender, driver) =
+            http1::handshake(TokioIo::new(opened.stream)).await.map_err(Failure::Broken)?;
+        self.connection = Some(Connection {
+            sender,
+            driver: Box::pin(driver),
+            used_at: Instant::now(),
+            _metered: opened.metered,
+        });
+        Ok(())
+    }
+
+    async fn exchange(
+        &mut self,
+        settings: &Settings,
+        prepared: &Prepared,
+        deadline: Instant,
+    ) -> Result<Answer, Failure> {
+        let (Some(connection), Some(built)) = (&mut self.connection, &self.built) else {
+            return Err(Failure::NoConnection);
+        };
+        let mut request = Request::new(Full::new(prepared.body.clone()));
+        *request.method_mut() = Method::POST;
+        *request.headers_mut() = prepared.headers.clone();
+        let is_forwarded = built.target.via.is_some() && built.tls.is_none();
+        *request.uri_mut() = uri(&built.target.url, is_forwarded).ok_or(Failure::NoConnection)?;
+        let exchanged = timeout_at(deadline, connection.exchange(request)).await;
+        let (response, start, whole) = exchanged.map_err(|_| Failure::NoAnswer)??;
+        connection.used_at = Instant::now();
+        if !whole {
+            // Its rest would be taken for the answer to the next request.
+            self.connection = None;
+        }
+        Ok(read(&response, &start, settings))
+    }
+
+    /// What a failure means: its text, whose fault it is, and how many bytes of the body went out.
+    fn judge(&mut self, failure: &Failure, settings: &Settings, body_bytes: u64) -> (String, Fault, u64) {
+        let text = match failure {
+            Failure::NoConnection => format!("no connection within {:?}", connect_timeout(settings)),
+            Failure::NoAnswer => {
+                format!("no complete answer within {:?} (cloud.timeout)", settings.timeout)
+            }
+            Failure::Connect(error) => explain(error, settings),
+            Failure::Broken(error) => explain(error, settings),
+        };
+        let error: Option<&(dyn std::error::Error + 'static)> = match failure {
+            Failure::Connect(error) => Some(error),
+            Failure::Broken(error) => Some(error),
+            Failure::NoConnection | Failure::NoAnswer => None,
+        };
+        if error.is_some_and(is_certificate_error) {
+            // The system's authorities may be replaced meanwhile: read them again.
+            self.built = None;
+        }
+        match failure {
+            _ if error.is_some_and(is_not_yet_valid) => (text, Fault::NotYetValid, 0),
+            // A client certificate that is refused shows after the handshake of TLS 1.3.
+            Failure::Broken(error) if super::trouble::tls_error(error).is_some() => {
+                (text, Fault::Unreachable, body_bytes)
+            }
+            Failure::NoAnswer | Failure::Broken(_) => (text, Fault::Unanswered, body_bytes),
+            Failure::NoConnection | Failure::Connect(_) => (text, Fault::Unreachable, 0),
+        }
     }
 }
 
+/// Why there is no answer.
 #[derive(Debug)]
-struct Built {
-    client: Client,
-    settings: Settings,
-    files: [Stamp; 3],
+enum Failure {
+    /// Not in time.
+    NoConnection,
+    Connect(connect::Error),
+    NoAnswer,
+    Broken(hyper::Error),
 }
 
-/// When a file was last written, and its size; `None` when there is none.
-type Stamp = Option<(SystemTime, u64)>;
+impl From<hyper::Error> for Failure {
+    fn from(error: hyper::Error) -> Self {
+        Self::Broken(error)
+    }
+}
 
-fn files(settings: &Settings) -> [Stamp; 3] {
-    [&settings.tls.ca_file, &settings.tls.client_certificate_file, &settings.tls.client_key_file].map(
-        |path| {
-            let metadata = path.as_ref()?.metadata().ok()?;
-            Some((metadata.modified().ok()?, metadata.len()))
-        },
-    )
+impl Connection {
+    /// Looks whether the other side has closed it in the pause.
+    async fn is_open(&mut self) -> bool {
+        let driver = &mut self.driver;
+        let ended =
+            std::future::poll_fn(|context| std::task::Poll::Ready(driver.as_mut().poll(context))).await;
+        ended.is_pending() && !self.sender.is_closed()
+    }
+
+    /// Sends the request and reads the start of its answer; the last value says whether that was all.
+    async fn exchange(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(Response<()>, Vec<u8>, bool), Failure> {
+        let Self { sender, driver, .. } = self;
+        let mut answer = pin!(async {
+            sender.ready().await?;
+            let (head, body) = sender.send_request(request).await?.into_parts();
+            let (start, whole) = read_start(body).await;
+            Ok((Response::from_parts(head, ()), start, whole))
+        });
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            ended = driver => match (answer.await, ended) {
+                // The connection knows better why it ended than the request that it took along.
+                (Err(Failure::Broken(error)), Err(cause)) if error.is_canceled() => Err(cause.into()),
+                (answer, _) => answer,
+            },
+        }
+    }
+}
+
+/// Read to its end, the connection can be used again. An answer that breaks off after its head changes
+/// nothing about what the endpoint did.
+async fn read_start(mut body: Incoming) -> (Vec<u8>, bool) {
+    let mut start = Vec::new();
+    let mut seen = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return (start, false) };
+        let Ok(chunk) = frame.into_data() else { continue };
+        start.extend_from_slice(&chunk[..chunk.len().min(EXCERPT_BYTES_MAX - start.len())]);
+        seen += chunk.len();
+        if seen > ANSWER_BYTES_MAX {
+            return (start, false);
+        }
+    }
+    (start, true)
+}
+
+/// The target of a request (RFC 9112, section 3.2): the whole URL for a proxy, else the path.
+fn uri(url: &Url, is_forwarded: bool) -> Option<hyper::Uri> {
+    let query = url.query().map_or_else(String::new, |query| format!("?{query}"));
+    let path = format!("{}{query}", url.path());
+    let text = if is_forwarded { format!("{}{path}", url.origin().ascii_serialization()) } else { path };
+    text.parse().ok()
+}
+
+/// Of every file that a request depends on.
+fn stamps(settings: &Settings) -> Vec<Stamp> {
+    let mut stamps = certificate_stamps(settings);
+    let proxy = match &settings.proxy {
+        super::Proxy::Url(url) => Some(url),
+        _ => None,
+    };
+    let secrets = settings.api_key.iter().chain(proxy);
+    stamps.extend(secrets.flat_map(|secret| secret.files().map(stamp)));
+    stamps
+}
+
+fn certificate_stamps(settings: &Settings) -> Vec<Stamp> {
+    let files = &settings.tls;
+    [&files.ca_file, &files.client_certificate_file, &files.client_key_file]
+        .map(|path| path.as_deref().and_then(stamp))
+        .into()
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let file = path.metadata().ok()?;
+    Some((file.dev(), file.ino(), file.size(), file.ctime(), file.ctime_nsec()))
 }
 
 fn connect_timeout(settings: &Settings) -> Duration {
     settings.timeout.min(CONNECT_MAX)
 }
 
-fn headers(settings: &Settings, batch: &FrozenBatch, encoded: &Encoded) -> Result<HeaderMap, String> {
-    let mut headers = HeaderMap::with_capacity(5);
+fn headers(batch: &FrozenBatch, encoded: &Encoded, api_key: Option<&Secret>) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::with_capacity(8);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
     let key = HeaderValue::from_str(&batch.batch_id)
@@ -134,7 +409,7 @@ fn headers(settings: &Settings, batch: &FrozenBatch, encoded: &Encoded) -> Resul
     if let Some(encoding) = encoded.content_encoding {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
     }
-    if let Some(api_key) = &settings.api_key {
+    if let Some(api_key) = api_key {
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", api_key.reveal()))
             .map_err(|_| "cloud.api_key: has a character that no header can carry".to_owned())?;
         bearer.set_sensitive(true);
@@ -143,26 +418,14 @@ fn headers(settings: &Settings, batch: &FrozenBatch, encoded: &Encoded) -> Resul
     Ok(headers)
 }
 
-/// Takes the answer in. The status counts once it is there: an answer that breaks off after it
-/// changes nothing about what the endpoint did.
-async fn read(mut response: Response, settings: &Settings) -> Answer {
+/// The answer, with what it asks for.
+fn read(response: &Response<()>, start: &[u8], settings: &Settings) -> Answer {
     let code = response.status().as_u16();
     let text = |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     // Counted from the endpoint's own clock where it tells it, because ours may not be set yet.
     let now = text(DATE).and_then(http_date::unix_seconds).unwrap_or_else(clock::unix_seconds);
     let retry_after = text(RETRY_AFTER).and_then(|text| http_date::retry_after(text, now));
-
-    let mut start = Vec::new();
-    let mut seen = 0;
-    // Read to its end, the connection can be used again; one that sends more than that is dropped.
-    while let Ok(Some(chunk)) = response.chunk().await {
-        start.extend_from_slice(&chunk[..chunk.len().min(EXCERPT_BYTES_MAX - start.len())]);
-        seen += chunk.len();
-        if seen > ANSWER_BYTES_MAX {
-            break;
-        }
-    }
-    Answer::Status { code, retry_after, excerpt: excerpt(&start, settings) }
+    Answer::Status { code, retry_after, excerpt: excerpt(start, settings) }
 }
 
 /// One line of what the endpoint said, without anything secret that it sent back.
@@ -175,90 +438,12 @@ fn excerpt(bytes: &[u8], settings: &Settings) -> String {
     clip(line.trim(), EXCERPT_BYTES_MAX).to_owned()
 }
 
-/// What went wrong, on one line and without the URL: it may carry a secret.
-fn explain(error: &reqwest::Error, settings: &Settings) -> String {
-    if error.is_timeout() {
-        return if error.is_connect() {
-            format!("no connection within {:?}", connect_timeout(settings))
-        } else {
-            format!("no complete answer within {:?} (cloud.timeout)", settings.timeout)
-        };
-    }
-    let cause = chain(error);
-    match tls_error(error) {
-        Some(rustls::Error::InvalidCertificate(problem)) => match problem {
-            // An authority that was made anew under its old name shows as a bad signature.
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
-                "{cause}: the server's certificate is signed by no authority that is trusted here; check {}",
-                if settings.tls.ca_file.is_some() {
-                    "cloud.ca_file"
-                } else {
-                    "the system's authorities or set cloud.ca_file"
-                }
-            ),
-            CertificateError::Expired
-            | CertificateError::ExpiredContext { .. }
-            | CertificateError::NotValidYet
-            | CertificateError::NotValidYetContext { .. } => {
-                format!("{cause}; check the server's certificate and the clock of this device")
-            }
-            _ => cause,
-        },
-        Some(rustls::Error::AlertReceived(_)) if settings.tls.client_certificate_file.is_none() => {
-            format!("{cause}; it may want a client certificate: see cloud.client_certificate_file")
-        }
-        _ => cause,
-    }
-}
-
-/// The error and its causes, each once. reqwest's own text has the URL in it, so it is replaced.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = String::new();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // Some repeat their cause in their own text.
-        if !text.contains(&next) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    if text.is_empty() { "the request failed".to_owned() } else { text }
-}
-
-fn certificate_error(error: &reqwest::Error) -> Option<&CertificateError> {
-    match tls_error(error) {
-        Some(rustls::Error::InvalidCertificate(problem)) => Some(problem),
-        _ => None,
-    }
-}
-
-fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref::<rustls::Error>() {
-            return Some(found);
-        }
-        // `source` of an io::Error skips the error that it wraps, and here they are wrapped twice.
-        cause = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(wrapped) => Some(wrapped),
-            None => error.source(),
-        };
-    }
-    None
-}
-
-const AGENT: &str = concat!("Pyvorin-Edge/", env!("CARGO_PKG_VERSION"));
+pub const AGENT: &str = concat!("Pyvorin-Edge/", env!("CARGO_PKG_VERSION"));
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// A board that is offline should not wait for the whole timeout to notice.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// An unused connection is closed after this.
-const IDLE_MAX: Duration = Duration::from_secs(90);
-/// Mobile networks forget a silent connection within minutes.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+/// An unused connection is closed after this: its keep-alive costs more than a new handshake by then.
+const IDLE_MAX: Duration = Duration::from_secs(15 * 60);
 /// Of an answer's body; an endpoint that sends more is cut off.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Of an answer's body, kept beside a dead letter.
@@ -268,7 +453,7 @@ const EXCERPT_BYTES_MAX: usize = 256;
 mod tests {
     use super::*;
     use crate::config::section::Secret;
-    use crate::upload::Compression;
+    use crate::upload::{Budget, Compression, Proxy};
 
     fn settings() -> Settings {
         Settings {
@@ -283,6 +468,8 @@ mod tests {
             tls: tls::Files::default(),
             backoff_min: Duration::from_secs(1),
             backoff_max: Duration::from_secs(300),
+            proxy: Proxy::None,
+            budget: Budget::default(),
         }
     }
 
@@ -310,8 +497,7 @@ mod tests {
             backlog: false,
         };
         let encoded = encode(&batch, Compression::None).unwrap();
-        let settings = Settings { api_key: Some(Secret::new("k\n123".to_owned())), ..settings() };
-        let reason = headers(&settings, &batch, &encoded).unwrap_err();
+        let reason = headers(&batch, &encoded, Some(&Secret::new("k\n123".to_owned()))).unwrap_err();
         assert_eq!(reason, "cloud.api_key: has a character that no header can carry");
     }
 }

@@ -4,23 +4,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::{Backoff, Limits};
-use super::decide::{Answer, Decision, Refusals, decide};
+use super::decide::Blame;
+use super::delivery::{Conclusion, Delivery, Next};
 use super::flush::{Ask, Flush};
-use super::report::Report;
-use super::transport::{Posted, Transport};
-use super::{Queue, QueueClosed, Settings, Status};
+use super::pace::Pace;
+use super::phase::Phase;
+use super::step_back::StepBack;
+use super::{Queue, QueueClosed, Settings, Status, Surroundings};
 use crate::clock;
 use crate::lifecycle::watchdog::Progress;
-use crate::store::{FrozenBatch, Outcome, Pending, Want};
+use crate::store::{FrozenBatch, Pending, Want};
 
 /// Delivers what `queue` holds until `stop` is cancelled.
 ///
-/// A change of `settings` takes effect between two requests, and ends a wait. An attempt that is
-/// under way at `stop` gets a short grace and is abandoned then; its batch stays frozen.
+/// A change of `settings` takes effect between two requests, and ends a wait; so does a change of the
+/// certificate and credential files. An attempt that is under way at `stop` gets a short grace and is
+/// abandoned then; its batch stays frozen.
 ///
 /// # Errors
 ///
@@ -28,23 +31,24 @@ use crate::store::{FrozenBatch, Outcome, Pending, Want};
 pub async fn run<Q: Queue>(
     queue: Q,
     settings: watch::Receiver<Settings>,
+    surroundings: Surroundings,
     status: Arc<Status>,
     progress: Arc<Progress>,
     stop: CancellationToken,
 ) -> Result<(), QueueClosed> {
     let current = settings.borrow().clone();
+    let now = Instant::now();
     let mut uploader = Uploader {
         pending: queue.pending(),
         current,
         settings,
-        delivery: Delivery {
-            queue,
-            transport: Transport::default(),
-            refusals: Refusals::default(),
-            report: Report::new(status),
-        },
-        flush: Flush::default(),
+        delivery: Delivery::new(queue, status, &surroundings),
+        flush: Flush::new(Phase::new(&surroundings.device_id, now)),
+        pace: Pace::new(now),
         backoff: Backoff::default(),
+        backlog_backoff: Backoff::default(),
+        backlog_at: now,
+        steps: StepBack::default(),
         progress,
         stop,
     };
@@ -53,8 +57,10 @@ pub async fn run<Q: Queue>(
         mode = match mode {
             Mode::Idle => uploader.idle().await?,
             Mode::Sending(batch) => uploader.send(&batch).await?,
-            Mode::BackingOff(wait) => uploader.back_off(wait).await,
+            Mode::Waiting(until) => uploader.wait(until, false).await,
+            Mode::WaitingForClock(until) => uploader.wait(until, true).await,
             Mode::Stopped => {
+                uploader.delivery.remember(true).await?;
                 uploader.progress.idle();
                 return Ok(());
             }
@@ -71,29 +77,28 @@ pub async fn run<Q: Queue>(
 pub async fn once<Q: Queue>(
     queue: Q,
     settings: &Settings,
+    surroundings: &Surroundings,
     status: Arc<Status>,
     stop: CancellationToken,
 ) -> Result<(), String> {
     if !settings.enabled {
         return Ok(());
     }
-    let mut delivery = Delivery {
-        queue,
-        transport: Transport::default(),
-        refusals: Refusals::default(),
-        report: Report::new(status),
-    };
+    let mut delivery = Delivery::new(queue, status, surroundings);
     // Of this pass alone: nobody watches it.
     let progress = Progress::default();
     let mut refused: u64 = 0;
-    while let Some(batch) =
-        delivery.queue.next_batch(want(settings, true)).await.map_err(|error| error.to_string())?
-    {
-        let decision = tokio::select! {
-            decision = delivery.attempt(settings, &batch, &progress) => decision,
+    let gone = |error: QueueClosed| error.to_string();
+    loop {
+        let held = delivery.keep_account(settings);
+        let want = Want { held, ..Want::new(settings.batch_size, settings.batch_bytes_max, true) };
+        let Some(batch) = delivery.queue.next_batch(want).await.map_err(gone)? else { break };
+        let attempt = tokio::select! {
+            attempt = delivery.attempt(settings, &batch, &progress) => attempt,
             () = stop.cancelled() => return Err("delivery was stopped; what is left stays in the store".to_owned()),
         };
-        match delivery.conclude(&batch, decision).await.map_err(|error| error.to_string())? {
+        delivery.remember(true).await.map_err(gone)?;
+        match delivery.conclude(&batch, attempt.decision).await.map_err(gone)? {
             Conclusion::Settled { refused: items, .. } => refused += items,
             Conclusion::Later { reason, .. } => return Err(reason),
         }
@@ -108,7 +113,9 @@ enum Mode {
     /// Nothing to send, or not yet.
     Idle,
     Sending(FrozenBatch),
-    BackingOff(Duration),
+    /// The endpoint is left alone until then.
+    Waiting(Instant),
+    WaitingForClock(Instant),
     Stopped,
 }
 
@@ -119,7 +126,13 @@ struct Uploader<Q> {
     current: Settings,
     pending: watch::Receiver<Pending>,
     flush: Flush,
+    /// Of backlog, which waits for `backlog_at` besides.
+    pace: Pace,
+    /// Of the endpoint as a whole.
     backoff: Backoff,
+    backlog_backoff: Backoff,
+    backlog_at: Instant,
+    steps: StepBack,
     progress: Arc<Progress>,
     stop: CancellationToken,
 }
@@ -132,22 +145,12 @@ impl<Q: Queue> Uploader<Q> {
                 return Ok(Mode::Stopped);
             }
             self.take_settings();
+            self.delivery.transport.close_idle();
             let mut due = None;
             if self.current.enabled {
-                let pending = *self.pending.borrow_and_update();
-                let interval = self.current.flush_interval;
-                match self.flush.ask(Instant::now(), pending, self.current.batch_size, interval) {
-                    Ask::Now { partial } => {
-                        self.progress.moved(clock::since_boot());
-                        if let Some(batch) =
-                            self.delivery.queue.next_batch(want(&self.current, partial)).await?
-                        {
-                            return Ok(Mode::Sending(batch));
-                        }
-                        due = self.flush.nothing_there(Instant::now(), pending, partial, interval);
-                    }
-                    Ask::Until(instant) => due = Some(instant),
-                    Ask::WhenChanged => {}
+                match self.look().await? {
+                    Look::Batch(batch) => return Ok(Mode::Sending(batch)),
+                    Look::Again(at) => due = at,
                 }
             } else {
                 self.delivery.report.switched_off();
@@ -162,38 +165,150 @@ impl<Q: Queue> Uploader<Q> {
         }
     }
 
+    /// Asks the store for a batch, if it is time to.
+    async fn look(&mut self) -> Result<Look, QueueClosed> {
+        let now = Instant::now();
+        let held = self.delivery.keep_account(&self.current);
+        let pending = self.pending.borrow_and_update().without(held);
+        let interval = self.current.flush_interval;
+        let mut due = match self.flush.ask(now, pending, self.current.batch_size, interval) {
+            Ask::Now { partial } => {
+                self.progress.moved(clock::since_boot());
+                let backlog_at = self.pace.next_at(now).max(self.backlog_at);
+                let live_only = backlog_at > now;
+                if let Some(batch) = self.next_batch(partial, live_only, held).await? {
+                    return Ok(Look::Batch(batch));
+                }
+                if live_only {
+                    Some(backlog_at.min(now + LIVE_LOOK))
+                } else {
+                    let steps_due = self.steps.next_due(now);
+                    let due = self.flush.nothing_there(now, pending, partial, interval);
+                    due.into_iter().chain(steps_due).min()
+                }
+            }
+            Ask::Until(instant) => Some(instant),
+            Ask::WhenChanged => None,
+        };
+        if held.contains(&true) {
+            // The next month comes without a sign.
+            due = Some(due.unwrap_or(now + HELD_LOOK).min(now + HELD_LOOK));
+        }
+        Ok(Look::Again(due))
+    }
+
+    async fn next_batch(
+        &mut self,
+        partial: bool,
+        live_only: bool,
+        held: [bool; 4],
+    ) -> Result<Option<FrozenBatch>, QueueClosed> {
+        let now = Instant::now();
+        let whatever = Want::new(self.current.batch_size, self.current.batch_bytes_max, partial);
+        let want = Want { live_only, held, avoid: self.steps.avoid(now), ..whatever };
+        let found = self.delivery.queue.next_batch(want).await?;
+        // After a failure the endpoint may be what is wrong: then the same batch is as good as any.
+        let is_alone = self.backoff.failures() + self.backlog_backoff.failures() > 0;
+        if found.is_none() && is_alone && want.avoid[0].is_some() {
+            let want = Want { avoid: [None; _], ..want };
+            return self.delivery.queue.next_batch(want).await;
+        }
+        Ok(found)
+    }
+
     /// Makes one attempt and records how it ended.
     async fn send(&mut self, batch: &FrozenBatch) -> Result<Mode, QueueClosed> {
         self.flush.attempted();
-        let decision = tokio::select! {
-            decision = self.delivery.attempt(&self.current, batch, &self.progress) => decision,
+        if batch.backlog {
+            self.pace.sent(Instant::now());
+        }
+        let attempt = tokio::select! {
+            attempt = self.delivery.attempt(&self.current, batch, &self.progress) => attempt,
             () = grace(&self.stop) => return Ok(Mode::Stopped),
         };
         self.progress.moved(clock::since_boot());
-        match self.delivery.conclude(batch, decision).await? {
+        self.delivery.remember(false).await?;
+        let concluded = self.delivery.conclude(batch, attempt.decision).await?;
+        let now = Instant::now();
+        let mode = match concluded {
             Conclusion::Settled { left, .. } => {
                 self.backoff.reset();
+                if batch.backlog {
+                    self.pace.accepted(now, attempt.latency);
+                    self.backlog_backoff.reset();
+                }
+                self.steps.succeeded(batch.key, now);
                 self.flush.settled(left);
-                Ok(Mode::Idle)
+                Mode::Idle
             }
-            Conclusion::Later { pace, .. } => {
-                let limits = Limits { min: self.current.backoff_min, max: self.current.backoff_max };
-                let random = fastrand::f64();
-                Ok(Mode::BackingOff(match pace {
-                    Pace::Backoff => self.backoff.retry(limits, random),
-                    Pace::Asked(wait) => self.backoff.retry_after(wait, limits, random),
-                    Pace::Slowest => self.backoff.hold(limits, random),
-                }))
+            Conclusion::Later { reason, next } => self.later(batch, reason, next, now),
+        };
+        self.delivery.report.backlog_rate(self.pace.rate());
+        self.delivery.report.stuck(self.steps.stuck());
+        Ok(mode)
+    }
+
+    /// What happens after a failure: who waits for how long.
+    fn later(&mut self, batch: &FrozenBatch, reason: String, next: Next, now: Instant) -> Mode {
+        let limits = Limits { min: self.current.backoff_min, max: self.current.backoff_max };
+        let random = fastrand::f64();
+        if batch.backlog && matches!(next, Next::Asked(_) | Next::Backoff(Blame::Batch | Blame::Pace)) {
+            self.pace.refused(now);
+        }
+        let report = &mut self.delivery.report;
+        match next {
+            Next::Clock => {
+                report.waits_for_clock(&reason);
+                return Mode::WaitingForClock(now + CLOCK_RETRY.mul_f64(0.5 + random / 2.0));
             }
+            Next::Backoff(Blame::Batch) => {
+                let alone = self.steps.failed(batch.key, now, limits, random);
+                if alone > 0 {
+                    // Others are taken, so nobody else waits for this one.
+                    report.stepped_back(batch, reason, alone);
+                    return Mode::Idle;
+                }
+            }
+            Next::Backoff(_) | Next::Asked(_) | Next::Slowest => {}
+        }
+        let is_throttled = batch.backlog && matches!(next, Next::Backoff(Blame::Pace));
+        if is_throttled && self.backlog_backoff.failures() < THROTTLED_MAX {
+            report.throttled();
+        } else {
+            report.failed(reason, matches!(next, Next::Slowest), now);
+        }
+        match next {
+            Next::Backoff(Blame::Batch | Blame::Pace) if batch.backlog => {
+                // Live data tries for itself.
+                self.backlog_at = now + self.backlog_backoff.retry(limits, random);
+                Mode::Idle
+            }
+            Next::Backoff(_) => Mode::Waiting(now + self.backoff.retry(limits, random)),
+            Next::Asked(wait) => Mode::Waiting(now + self.backoff.retry_after(wait, limits, random)),
+            Next::Slowest | Next::Clock => Mode::Waiting(now + self.backoff.hold(limits, random)),
         }
     }
 
-    async fn back_off(&mut self, wait: Duration) -> Mode {
+    /// Leaves the endpoint alone until then, or until something changed that may help.
+    async fn wait(&mut self, until: Instant, for_clock: bool) -> Mode {
         self.progress.idle();
-        tokio::select! {
-            () = self.stop.cancelled() => Mode::Stopped,
-            () = sleep(wait) => Mode::Idle,
-            () = changed(&mut self.settings) => Mode::Idle,
+        let mut tick = interval(LOOK_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return Mode::Stopped,
+                () = sleep_until(until) => return Mode::Idle,
+                () = changed(&mut self.settings) => return Mode::Idle,
+                _ = tick.tick() => {
+                    if for_clock && (self.delivery.clock_is_set)() {
+                        return Mode::Idle;
+                    }
+                    if self.delivery.transport.files_changed(&self.current) {
+                        self.backoff.reset();
+                        return Mode::Idle;
+                    }
+                }
+            }
         }
     }
 
@@ -203,87 +318,19 @@ impl<Q: Queue> Uploader<Q> {
             self.current = newest.clone();
             // A person did something: what failed before may work now.
             self.backoff.reset();
+            self.backlog_backoff.reset();
+            self.backlog_at = Instant::now();
+            self.steps.clear();
             self.delivery.refusals.reset();
         }
     }
 }
 
-/// One attempt, from the batch to its record in the store; the same for both ways to run.
-struct Delivery<Q> {
-    queue: Q,
-    transport: Transport,
-    refusals: Refusals,
-    report: Report,
-}
-
-enum Conclusion {
-    /// The endpoint did its part: so many items left the queue, and so many of them refused.
-    Settled { left: u64, refused: u64 },
-    /// The batch stays as it is.
-    Later { reason: String, pace: Pace },
-}
-
-enum Pace {
-    Backoff,
-    /// By the endpoint's `Retry-After`.
-    Asked(Duration),
-    Slowest,
-}
-
-impl<Q: Queue> Delivery<Q> {
-    /// Posts the batch. Nothing is recorded yet, so the call may be dropped.
-    async fn attempt(&mut self, settings: &Settings, batch: &FrozenBatch, progress: &Progress) -> Decision {
-        let limit = settings.timeout + ATTEMPT_SLACK;
-        let post = timeout(limit, self.transport.post(settings, batch));
-        tokio::pin!(post);
-        let mut stamp = interval(STAMP_EVERY);
-        stamp.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let posted = loop {
-            tokio::select! {
-                posted = &mut post => break posted,
-                // Waiting for an answer is progress, because the timeout ends it.
-                _ = stamp.tick() => progress.moved(clock::since_boot()),
-            }
-        };
-        let posted = posted.unwrap_or_else(|_| Posted {
-            answer: Answer::Failed { reason: format!("an attempt did not end within {limit:?}") },
-            body_bytes: 0,
-        });
-        self.report.sent(posted.body_bytes);
-        let decision = decide(&posted.answer, batch.key.count(), self.refusals);
-        self.refusals.note(&decision);
-        decision
-    }
-
-    /// Carries the decision out: first in the store, then in what is shown.
-    async fn conclude(&mut self, batch: &FrozenBatch, decision: Decision) -> Result<Conclusion, QueueClosed> {
-        let items = batch.key.count();
-        let (reason, pace, held) = match decision {
-            Decision::Delivered => {
-                self.queue.settle(&batch.key, Outcome::Delivered).await?;
-                self.report.delivered(items);
-                return Ok(Conclusion::Settled { left: items, refused: 0 });
-            }
-            Decision::Split => {
-                self.queue.settle(&batch.key, Outcome::Split).await?;
-                self.report.split(batch);
-                return Ok(Conclusion::Settled { left: 0, refused: 0 });
-            }
-            Decision::DeadLetter { reason } => {
-                self.queue.settle(&batch.key, Outcome::DeadLetter { reason }).await?;
-                self.report.dead_letter(batch, Instant::now());
-                return Ok(Conclusion::Settled { left: items, refused: items });
-            }
-            Decision::Retry { reason, after } => (reason, after.map_or(Pace::Backoff, Pace::Asked), false),
-            Decision::Hold { reason } => (reason, Pace::Slowest, true),
-        };
-        self.report.failed(reason.clone(), held, Instant::now());
-        Ok(Conclusion::Later { reason, pace })
-    }
-}
-
-fn want(settings: &Settings, partial: bool) -> Want {
-    Want::new(settings.batch_size, settings.batch_bytes_max, partial)
+/// What asking came to.
+enum Look {
+    Batch(FrozenBatch),
+    /// Nothing now; look again then, or at a change.
+    Again(Option<Instant>),
 }
 
 /// Resolves a short while after `stop`.
@@ -309,7 +356,13 @@ async fn until(due: Option<Instant>) {
 
 /// What an attempt under way gets at stop.
 const GRACE: Duration = Duration::from_secs(1);
-/// Beside the request's own timeout: reading certificate files and compressing.
-const ATTEMPT_SLACK: Duration = Duration::from_secs(10);
-/// How often an attempt under way shows that it is watched.
-const STAMP_EVERY: Duration = Duration::from_secs(5);
+/// While backlog waits for its turn, live data becomes ready by time alone.
+const LIVE_LOOK: Duration = Duration::from_secs(1);
+/// How long a new month can go unnoticed.
+const HELD_LOOK: Duration = Duration::from_secs(60);
+/// In a wait: at the files and the clock.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two attempts while the clock is not set.
+const CLOCK_RETRY: Duration = Duration::from_secs(5);
+/// Answers of 429 to backlog in a row that only slow it down; more are trouble.
+const THROTTLED_MAX: u32 = 5;

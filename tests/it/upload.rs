@@ -8,7 +8,9 @@ use pyvorin_edge::config::section::Secret;
 use pyvorin_edge::lifecycle::watchdog::Progress;
 use pyvorin_edge::store::{Lane, Outcome};
 use pyvorin_edge::tls;
-use pyvorin_edge::upload::{self, Compression, QueueClosed, Settings, Status};
+use pyvorin_edge::upload::{
+    self, Budget, Compression, Proxy, QueueClosed, Settings, Status, Surroundings, proxy,
+};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -31,12 +33,17 @@ struct Uploader {
 
 impl Uploader {
     fn start(queue: &ModelQueue, settings: Settings) -> Self {
+        Self::start_in(queue, settings, surroundings())
+    }
+
+    fn start_in(queue: &ModelQueue, settings: Settings, surroundings: Surroundings) -> Self {
         let (settings, changes) = watch::channel(settings);
         let (status, progress, stop) = (Arc::default(), Arc::default(), CancellationToken::new());
         let mut task = JoinSet::new();
         task.spawn(upload::run(
             queue.clone(),
             changes,
+            surroundings,
             Arc::clone(&status),
             Arc::clone(&progress),
             stop.clone(),
@@ -79,6 +86,17 @@ fn settings(pki: &Pki, endpoint: &Endpoint) -> Settings {
         tls: tls::Files { ca_file: Some(pki.ca_file()), ..tls::Files::default() },
         backoff_min: Duration::from_millis(5),
         backoff_max: Duration::from_millis(50),
+        proxy: Proxy::None,
+        budget: Budget::default(),
+    }
+}
+
+fn surroundings() -> Surroundings {
+    Surroundings {
+        device_id: "device-1".to_owned(),
+        proxies: proxy::Environment::default(),
+        clock_is_set: || true,
+        budget_fact: None,
     }
 }
 
@@ -493,7 +511,9 @@ async fn once_delivers_what_is_there_and_returns() {
     queue.add(Lane::Logs, 1);
     let settings = settings(&pki, &endpoint);
     let stop = CancellationToken::new();
-    let ended = soon("the pass ends", upload::once(queue.clone(), &settings, Arc::default(), stop)).await;
+    let ended =
+        soon("the pass ends", upload::once(queue.clone(), &settings, &surroundings(), Arc::default(), stop))
+            .await;
     assert_eq!(ended, Ok(()));
     assert_eq!((queue.undelivered(), endpoint.receiver.totals().borrow().items), (0, 24));
 }
@@ -506,7 +526,9 @@ async fn once_says_why_it_failed_after_one_attempt() {
     queue.add(Lane::Telemetry, 23);
     let settings = settings(&pki, &endpoint);
     let stop = CancellationToken::new();
-    let ended = soon("the pass ends", upload::once(queue.clone(), &settings, Arc::default(), stop)).await;
+    let ended =
+        soon("the pass ends", upload::once(queue.clone(), &settings, &surroundings(), Arc::default(), stop))
+            .await;
     assert_eq!(ended, Err("the endpoint answered 503 Service Unavailable".to_owned()));
     assert_eq!((queue.undelivered(), endpoint.receiver.arrivals().len()), (23, 1));
 }
@@ -520,7 +542,9 @@ async fn once_tells_of_items_that_were_refused() {
     queue.add(Lane::Telemetry, 5);
     let settings = settings(&pki, &endpoint);
     let stop = CancellationToken::new();
-    let ended = soon("the pass ends", upload::once(queue.clone(), &settings, Arc::default(), stop)).await;
+    let ended =
+        soon("the pass ends", upload::once(queue.clone(), &settings, &surroundings(), Arc::default(), stop))
+            .await;
     let refused = "items refused by the endpoint: 1; they are set aside in the store with the reason";
     assert_eq!(ended, Err(refused.to_owned()));
     assert_eq!(endpoint.values(), [0, 1, 3, 4]);

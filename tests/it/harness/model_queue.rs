@@ -1,6 +1,6 @@
 //! The store's queue as a model: what the uploader may rely on, and nothing more.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 
@@ -21,10 +21,12 @@ pub struct ModelQueue {
 
 #[derive(Default)]
 struct State {
-    /// Items of each lane that are not frozen: sequence numbers.
-    waiting: [VecDeque<u64>; 4],
+    /// Items of each lane that are not frozen, live and backlog: sequence numbers.
+    waiting: [[VecDeque<u64>; 4]; 2],
     next_sequence: [u64; 4],
-    frozen: Vec<BatchKey>,
+    /// Each with whether it is backlog.
+    frozen: Vec<(BatchKey, bool)>,
+    facts: HashMap<&'static str, String>,
     /// What was asked for.
     wants: Vec<Want>,
 }
@@ -36,9 +38,23 @@ impl ModelQueue {
 
     /// Adds items; the `value` of each is its sequence number in the lane, from 0.
     pub fn add(&self, lane: Lane, count: u64) {
+        self.add_as(lane, count, false);
+    }
+
+    /// Adds items that an outage left.
+    pub fn add_backlog(&self, lane: Lane, count: u64) {
+        self.add_as(lane, count, true);
+    }
+
+    /// What was remembered under `key`.
+    pub fn recalled(&self, key: &str) -> Option<String> {
+        self.state.lock().unwrap().facts.get(key).cloned()
+    }
+
+    fn add_as(&self, lane: Lane, count: u64, backlog: bool) {
         let mut state = self.state.lock().unwrap();
         let first = state.next_sequence[lane.index()];
-        state.waiting[lane.index()].extend(first..first + count);
+        state.waiting[usize::from(backlog)][lane.index()].extend(first..first + count);
         state.next_sequence[lane.index()] += count;
         self.publish(&state);
     }
@@ -74,11 +90,13 @@ impl ModelQueue {
 
     fn publish(&self, state: &State) {
         let mut pending = Pending::default();
-        for key in &state.frozen {
+        for (key, _) in &state.frozen {
             pending.items[key.lane.index()] += key.count();
         }
-        for (items, waiting) in pending.items.iter_mut().zip(&state.waiting) {
-            *items += waiting.len() as u64;
+        for lanes in &state.waiting {
+            for (items, waiting) in pending.items.iter_mut().zip(lanes) {
+                *items += waiting.len() as u64;
+            }
         }
         self.pending.send_replace(pending);
     }
@@ -88,32 +106,48 @@ impl Queue for ModelQueue {
     async fn next_batch(&self, want: Want) -> Result<Option<FrozenBatch>, QueueClosed> {
         let mut state = self.state.lock().unwrap();
         state.wants.push(want);
-        if let Some(key) = state.frozen.iter().min_by_key(|key| (key.lane, key.first)) {
-            return Ok(Some(frozen(key)));
-        }
         let most = want.items_max as usize;
-        for lane in &Lane::ALL[..4] {
-            let waiting = &mut state.waiting[lane.index()];
-            if waiting.len() >= most || (want.partial && !waiting.is_empty()) {
-                let taken: Vec<_> = waiting.drain(..waiting.len().min(most)).collect();
-                let key = BatchKey { lane: *lane, first: taken[0], last: taken[taken.len() - 1] };
-                state.frozen.push(key);
-                return Ok(Some(frozen(&key)));
+        for backlog in [false, true] {
+            if backlog && want.live_only {
+                break;
+            }
+            for lane in Lane::DELIVERED.into_iter().filter(|lane| !want.held[lane.index()]) {
+                let is_next = |(key, is_backlog): &&(BatchKey, bool)| {
+                    key.lane == lane && *is_backlog == backlog && !want.avoid.contains(&Some(*key))
+                };
+                if let Some((key, _)) = state.frozen.iter().filter(is_next).min_by_key(|(key, _)| key.first) {
+                    return Ok(Some(frozen(key, backlog)));
+                }
+                let waiting = &mut state.waiting[usize::from(backlog)][lane.index()];
+                if waiting.len() >= most || ((want.partial || backlog) && !waiting.is_empty()) {
+                    let taken: Vec<_> = waiting.drain(..waiting.len().min(most)).collect();
+                    let key = BatchKey { lane, first: taken[0], last: taken[taken.len() - 1] };
+                    state.frozen.push((key, backlog));
+                    return Ok(Some(frozen(&key, backlog)));
+                }
             }
         }
         Ok(None)
     }
 
+    async fn remember(&self, key: &'static str, value: String) -> Result<(), QueueClosed> {
+        self.state.lock().unwrap().facts.insert(key, value);
+        Ok(())
+    }
+
     async fn settle(&self, key: &BatchKey, outcome: Outcome) -> Result<(), QueueClosed> {
         let mut state = self.state.lock().unwrap();
-        let place =
-            state.frozen.iter().position(|frozen| frozen == key).expect("only a frozen batch is settled");
-        state.frozen.remove(place);
+        let place = state
+            .frozen
+            .iter()
+            .position(|(frozen, _)| frozen == key)
+            .expect("only a frozen batch is settled");
+        let (_, backlog) = state.frozen.remove(place);
         if outcome == Outcome::Split {
             let middle = key.first + key.count() / 2;
             assert!(key.count() > 1, "a single item has no halves");
-            state.frozen.push(BatchKey { last: middle - 1, ..*key });
-            state.frozen.push(BatchKey { first: middle, ..*key });
+            state.frozen.push((BatchKey { last: middle - 1, ..*key }, backlog));
+            state.frozen.push((BatchKey { first: middle, ..*key }, backlog));
         }
         self.settled.send_modify(|settled| settled.push((*key, outcome)));
         self.publish(&state);
@@ -126,7 +160,7 @@ impl Queue for ModelQueue {
 }
 
 /// The batch of `key`: a function of the key alone, as the store promises.
-fn frozen(key: &BatchKey) -> FrozenBatch {
+fn frozen(key: &BatchKey, backlog: bool) -> FrozenBatch {
     let mut items = String::new();
     for sequence in key.first..=key.last {
         let comma = if items.is_empty() { "" } else { "," };
@@ -139,6 +173,6 @@ fn frozen(key: &BatchKey) -> FrozenBatch {
         batch_id: format!("model-{}-{}-{}", key.lane as u8, key.first, key.last),
         timestamp: 1_717_156_800.0 + key.first as f64,
         items: items.into_bytes(),
-        backlog: false,
+        backlog,
     }
 }
