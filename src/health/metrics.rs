@@ -4,10 +4,13 @@ use std::fmt::{Display, Write};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::delivery::days_left;
 use super::host::Sample;
 use super::view::{Status, View, state_name};
 use crate::adapter::State;
+use crate::clock;
 use crate::reading::{Priority, Refusal};
+use crate::upload::budget::Use;
 
 /// The whole page. `since_boot` is the boot clock.
 pub(super) fn page(view: &View, status: Status, host: &Sample, since_boot: Duration) -> String {
@@ -116,9 +119,41 @@ fn delivery(page: &mut Page, view: &View) {
     let last = view.last_delivery();
     page.gauge("delivery_trouble", "1 while delivery does not go on.")
         .put(&[], u8::from(last.trouble.is_some()));
+    page.counter("delivery_wire_bytes_total", "Bytes on the line, TLS and headers of IP and TCP included.")
+        .put_atomic(&delivery.wire_bytes);
+    page.counter("delivery_throttled_total", "Answers of 429 that only slowed the backlog down.")
+        .put_atomic(&delivery.throttled);
+    page.gauge("delivery_backlog_rate", "Batches of backlog a second that go out at most.")
+        .put(&[], last.backlog_rate);
+    page.gauge("delivery_stuck_batches", "Batches that fail again and again while others are taken.")
+        .put(&[], last.stuck.as_ref().map_or(0, |(count, _)| *count));
+    budget(page, &last.budget);
+    let mut family = page.gauge("certificate_days_left", "Days until a certificate of delivery expires.");
+    for (name, expires_at) in last.certificates.all() {
+        if let Some(at) = expires_at {
+            family.put(&[("certificate", name)], days_left(at, clock::unix_seconds()));
+        }
+    }
     if last.delivered_at > 0.0 {
         page.gauge("last_delivery_timestamp_seconds", "When the last delivery ended.")
             .put(&[], last.delivered_at);
+    }
+}
+
+fn budget(page: &mut Page, state: &Use) {
+    page.gauge("delivery_month_used_bytes", "Bytes on the line in this billing month.")
+        .put(&[], state.used_bytes);
+    if let Some(bytes) = state.bytes_max {
+        page.gauge("delivery_month_limit_bytes", "The budget of the month.").put(&[], bytes);
+    }
+    if let Some(bytes) = state.forecast_bytes {
+        page.gauge("delivery_month_forecast_bytes", "What the month comes to at the rate of the last day.")
+            .put(&[], bytes);
+    }
+    let help = "1 for a lane that waits for the next month, 0 for the others.";
+    let mut family = page.gauge("delivery_lane_held", help);
+    for (priority, held) in Priority::ALL.iter().zip(state.held) {
+        family.put(&[("lane", priority.name())], u8::from(held));
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the agent says about itself: the health page, metrics, liveness and readiness.
 
+mod delivery;
 pub mod host;
 mod metrics;
 mod pace;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::delivery;
 use super::host::Sample;
 use super::view::{Assessment, Configured, Phase, View, state_name};
 use super::wear::Written;
@@ -62,6 +63,11 @@ struct Cloud {
     endpoint: String,
     enabled: bool,
     trouble: Option<String>,
+    backlog_batches_per_second: f64,
+    stuck_batches: usize,
+    wire_bytes: u64,
+    budget: delivery::Budget,
+    certificate_days: delivery::DaysLeft,
 }
 
 #[derive(Serialize)]
@@ -182,6 +188,11 @@ impl Cloud {
             endpoint: without_credentials(&configured.endpoint),
             enabled: configured.cloud_enabled,
             trouble: last.trouble,
+            backlog_batches_per_second: last.backlog_rate,
+            stuck_batches: last.stuck.map_or(0, |(count, _)| count),
+            wire_bytes: view.delivery.wire_bytes.load(Relaxed),
+            budget: delivery::Budget::new(&last.budget),
+            certificate_days: delivery::DaysLeft::new(&last.certificates, now),
         }
     }
 }

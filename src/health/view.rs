@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::delivery;
 use super::host::{Host, Sample};
 use super::wear::Wear;
 use crate::adapter::{self, State};
 use crate::lifecycle::blackbox::Previous;
 use crate::lifecycle::watchdog::Verdict;
-use crate::{pipeline, privacy, store, upload};
+use crate::{clock, pipeline, privacy, store, upload};
 
 /// How far the agent's life has come. Readiness follows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,10 +121,13 @@ impl View {
             found.worsen(Status::Degraded, "store: the disk is full, commits wait for room".to_owned());
         }
         let configured = self.configured.borrow();
-        if configured.cloud_enabled
-            && let Some(trouble) = self.last_delivery().trouble
-        {
-            found.worsen(Status::Degraded, format!("delivery: {trouble}"));
+        if configured.cloud_enabled {
+            let last = self.last_delivery();
+            let others = delivery::reasons(&last, clock::unix_seconds());
+            let trouble = last.trouble.map(|trouble| format!("delivery: {trouble}"));
+            for reason in trouble.into_iter().chain(others) {
+                found.worsen(Status::Degraded, reason);
+            }
         }
         if host.disk_percent >= DISK_PERCENT_MAX {
             let percent = host.disk_percent;

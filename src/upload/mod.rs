@@ -111,7 +111,7 @@ pub struct Last {
     pub delivered_at: f64,
     /// Why delivery does not go on; `None` while it does. Never a secret or a payload.
     pub trouble: Option<String>,
-    /// Why some batches fail again and again while others are taken, and how many do.
+    /// How many batches fail again and again while others are taken, and why the last of them did.
     pub stuck: Option<(usize, String)>,
     /// Batches of backlog a second that go out at most.
     pub backlog_rate: f64,

@@ -400,6 +400,10 @@ fn connect(source: &Source, intake: &Intake) -> Result<(AsyncClient, EventLoop),
     });
     match (&source.username, &source.password) {
         (Some(username), Some(password)) => {
+            // Read anew for each connection, as the certificate files below: they may have been replaced.
+            let password = password.read_again().map_err(|fault| {
+                Error::Connection(format!("ingest.mqtt.password: {fault}"))
+            })?;
             options.set_credentials(username.clone(), password.reveal().to_owned());
         }
         (Some(username), None) => {
