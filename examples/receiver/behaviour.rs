@@ -25,6 +25,10 @@ pub struct Behaviour {
     pub accept_then_reset: Times,
     /// Answer 400 to a body that contains this text.
     pub reject_item: Option<String>,
+    /// Answer 500 to a body that contains this text.
+    pub fail_item: Option<String>,
+    /// Answer 401 to any other `Authorization`.
+    pub authorization: Option<String>,
     /// Answer 413 to a larger body, in bytes before decompression.
     pub max_body: Option<usize>,
     /// Answer the next requests with these, then behave.
@@ -94,6 +98,9 @@ impl Behaviour {
         }
         if self.reject_item.as_ref().is_some_and(|text| contains(body, text.as_bytes())) {
             return Verdict::Refuse(400);
+        }
+        if self.fail_item.as_ref().is_some_and(|text| contains(body, text.as_bytes())) {
+            return Verdict::Refuse(500);
         }
         if self.accept_then_reset.take() { Verdict::AcceptThenReset } else { Verdict::Accept }
     }

@@ -34,6 +34,8 @@ pub enum Usage {
     Client,
     /// A server certificate whose time is over.
     ExpiredServer,
+    /// A server certificate whose time has not come.
+    FutureServer,
 }
 
 impl Authority {
@@ -52,11 +54,13 @@ impl Authority {
         let key = KeyPair::generate()?;
         let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
         let mut params = match usage {
-            Usage::Server | Usage::ExpiredServer => CertificateParams::new(names)?,
+            Usage::Server | Usage::ExpiredServer | Usage::FutureServer => CertificateParams::new(names)?,
             Usage::Client => CertificateParams::default(),
         };
         let (name, extended) = match usage {
-            Usage::Server | Usage::ExpiredServer => ("receiver", ExtendedKeyUsagePurpose::ServerAuth),
+            Usage::Server | Usage::ExpiredServer | Usage::FutureServer => {
+                ("receiver", ExtendedKeyUsagePurpose::ServerAuth)
+            }
             Usage::Client => ("device", ExtendedKeyUsagePurpose::ClientAuth),
         };
         params.distinguished_name.push(DnType::CommonName, name);
@@ -64,6 +68,10 @@ impl Authority {
         if usage == Usage::ExpiredServer {
             params.not_before = date_time_ymd(2020, 1, 1);
             params.not_after = date_time_ymd(2021, 1, 1);
+        }
+        if usage == Usage::FutureServer {
+            params.not_before = date_time_ymd(2090, 1, 1);
+            params.not_after = date_time_ymd(2100, 1, 1);
         }
         let certificate_pem = params.signed_by(&key, &self.issuer)?.pem();
         Ok(Identity { certificate_pem, key_pem: key.serialize_pem() })

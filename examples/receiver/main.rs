@@ -83,6 +83,12 @@ struct Faults {
     /// Answer 400 to a body that contains this text.
     #[arg(long)]
     reject_item: Option<String>,
+    /// Answer 500 to a body that contains this text.
+    #[arg(long)]
+    fail_item: Option<String>,
+    /// Answer 401 to any other Authorization header.
+    #[arg(long)]
+    authorization: Option<String>,
     /// Answer 413 to a larger body, in bytes.
     #[arg(long)]
     max_body: Option<usize>,
@@ -148,6 +154,8 @@ impl Faults {
             close_midway: self.close_midway.unwrap_or_default(),
             accept_then_reset: self.accept_then_reset.unwrap_or_default(),
             reject_item: self.reject_item,
+            fail_item: self.fail_item,
+            authorization: self.authorization,
             max_body: self.max_body,
             status_sequence: VecDeque::from(self.status_sequence),
             refusal_text: None,

@@ -94,6 +94,10 @@ impl Receiver {
         state.this_second += 1;
         let (nth, this_second) = (state.ledger.totals.requests + 1, state.this_second);
         let mut verdict = state.behaviour.judge(arrival.body.as_bytes(), raw_bytes, nth, this_second);
+        let wanted = state.behaviour.authorization.as_deref();
+        if wanted.is_some() && arrival.authorization.as_deref() != wanted {
+            verdict = Verdict::Refuse(401);
+        }
         let mut text = state.behaviour.refusal_text.clone().unwrap_or_else(|| "refused as told".to_owned());
         let taken = matches!(verdict, Verdict::Accept | Verdict::AcceptThenReset);
         match shape {

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use super::problem::{Problem, Problems, Secret};
+pub use super::problem::{Piece, Problem, Problems, Secret};
 use super::tree::{Node, Place, Table, Value};
 
 /// One table, and the keys that have been asked for.

@@ -6,41 +6,45 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 
 use super::backoff::{Backoff, Limits};
-use crate::store::{AVOID_MAX, BatchKey};
+use crate::store::{AVOID_MAX, BatchKey, FrozenBatch};
 
 /// Who stepped back.
 #[derive(Debug, Default)]
 pub struct StepBack {
     /// In order of their last failure; the oldest gives way when there are too many.
     batches: VecDeque<Stepped>,
-    successes: u64,
+    /// Batches that were settled: live ones, and backlog.
+    successes: [u64; 2],
 }
 
 #[derive(Debug)]
 struct Stepped {
     key: BatchKey,
+    backlog: bool,
     /// Failures between which others were taken.
     alone: u32,
     backoff: Backoff,
     /// Others go first until then; without one until something is taken.
     due: Option<Instant>,
     /// What had been taken when it failed.
-    successes: u64,
+    successes: [u64; 2],
 }
 
 impl StepBack {
     /// A batch failed, and it may be its own fault. Returns how often it did while others were taken: 0 says
     /// that it may as well be the endpoint's.
-    pub fn failed(&mut self, key: BatchKey, now: Instant, limits: Limits, random: f64) -> u32 {
+    pub fn failed(&mut self, batch: &FrozenBatch, now: Instant, limits: Limits, random: f64) -> u32 {
+        let FrozenBatch { key, backlog, .. } = *batch;
         let known = self.batches.iter().position(|batch| batch.key == key);
         let mut batch = known.and_then(|place| self.batches.remove(place)).unwrap_or(Stepped {
             key,
+            backlog,
             alone: 0,
             backoff: Backoff::default(),
             due: None,
             successes: self.successes,
         });
-        let others_were_taken = self.successes > batch.successes;
+        let others_were_taken = self.successes != batch.successes;
         batch.successes = self.successes;
         batch.due = None;
         if others_were_taken {
@@ -58,22 +62,39 @@ impl StepBack {
     }
 
     /// A batch was settled. What failed before is worth another try now.
-    pub fn succeeded(&mut self, key: BatchKey, now: Instant) {
-        self.successes += 1;
-        self.batches.retain(|batch| batch.key != key);
+    pub fn succeeded(&mut self, batch: &FrozenBatch, now: Instant) {
+        self.successes[usize::from(batch.backlog)] += 1;
+        self.batches.retain(|stepped| stepped.key != batch.key);
         for batch in &mut self.batches {
             batch.due.get_or_insert(now);
         }
     }
 
-    /// The batches that others go before.
+    /// The batches that others go before: until their time has come, and until as many of their kind were
+    /// taken as they failed times, or each would take every turn that a slow pace leaves.
     pub fn avoid(&self, now: Instant) -> [Option<BatchKey>; AVOID_MAX] {
+        Self::keys(
+            self.batches.iter().filter(|batch| !batch.is_due(now) || self.has_passed(batch) < batch.alone),
+        )
+    }
+
+    /// The batches that wait even when there is no other.
+    pub fn avoid_alone(&self, now: Instant) -> [Option<BatchKey>; AVOID_MAX] {
+        Self::keys(self.batches.iter().filter(|batch| !batch.is_due(now)))
+    }
+
+    fn keys<'b>(batches: impl Iterator<Item = &'b Stepped>) -> [Option<BatchKey>; AVOID_MAX] {
         let mut avoid = [None; AVOID_MAX];
-        let waiting = self.batches.iter().filter(|batch| batch.due.is_none_or(|due| due > now));
-        for (place, batch) in avoid.iter_mut().zip(waiting) {
+        for (place, batch) in avoid.iter_mut().zip(batches) {
             *place = Some(batch.key);
         }
         avoid
+    }
+
+    /// How many others of its kind were taken since it failed.
+    fn has_passed(&self, batch: &Stepped) -> u32 {
+        let kind = usize::from(batch.backlog);
+        u32::try_from(self.successes[kind] - batch.successes[kind]).unwrap_or(u32::MAX)
     }
 
     /// When the next one is worth a try.
@@ -92,6 +113,12 @@ impl StepBack {
     }
 }
 
+impl Stepped {
+    fn is_due(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+}
+
 /// Failures while others were taken, after which a batch is taken for one that the endpoint cannot digest.
 pub const STUCK_MIN: u32 = 3;
 
@@ -104,8 +131,14 @@ mod tests {
 
     const LIMITS: Limits = Limits { min: Duration::from_secs(1), max: Duration::from_secs(60) };
 
-    fn key(first: u64) -> BatchKey {
-        BatchKey { lane: Lane::Telemetry, first, last: first }
+    fn batch(first: u64) -> FrozenBatch {
+        FrozenBatch {
+            key: BatchKey { lane: Lane::Telemetry, first, last: first },
+            batch_id: format!("b-{first}"),
+            timestamp: 1.0,
+            items: b"{}".to_vec(),
+            backlog: true,
+        }
     }
 
     fn avoided(steps: &StepBack, now: Instant) -> Vec<u64> {
@@ -116,20 +149,26 @@ mod tests {
     fn a_poisonous_batch_is_tried_less_and_less_often_and_never_forgotten() {
         let mut now = Instant::now();
         let mut steps = StepBack::default();
-        assert_eq!(steps.failed(key(1), now, LIMITS, 1.0), 0);
+        assert_eq!(steps.failed(&batch(1), now, LIMITS, 1.0), 0);
         let mut waits = Vec::new();
         for turn in 1..=8 {
             assert_eq!(avoided(&steps, now), [1]);
-            steps.succeeded(key(100 + u64::from(turn)), now);
+            steps.succeeded(&batch(100), now);
             let due = steps.next_due(now).unwrap_or(now);
             waits.push((due - now).as_secs());
             now = due;
+            // Its time has come, but not before as many others have passed.
+            for _ in 2..turn {
+                assert_eq!(avoided(&steps, now), [1]);
+                assert_eq!(steps.avoid_alone(now), [None; AVOID_MAX]);
+                steps.succeeded(&batch(100), now);
+            }
             assert_eq!(avoided(&steps, now), Vec::<u64>::new());
-            assert_eq!(steps.failed(key(1), now, LIMITS, 1.0), turn);
+            assert_eq!(steps.failed(&batch(1), now, LIMITS, 1.0), turn);
         }
         assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 60]);
         assert_eq!(steps.stuck(), 1);
-        steps.succeeded(key(1), now);
+        steps.succeeded(&batch(1), now);
         assert_eq!((steps.stuck(), avoided(&steps, now)), (0, vec![]));
     }
 
@@ -138,10 +177,10 @@ mod tests {
         let now = Instant::now();
         let mut steps = StepBack::default();
         for turn in [1, 2, 3, 1, 2, 3] {
-            assert_eq!(steps.failed(key(turn), now, LIMITS, 1.0), 0);
+            assert_eq!(steps.failed(&batch(turn), now, LIMITS, 1.0), 0);
         }
         assert_eq!(avoided(&steps, now), [1, 2, 3]);
-        steps.succeeded(key(4), now);
+        steps.succeeded(&batch(4), now);
         assert_eq!((avoided(&steps, now), steps.stuck()), (vec![], 0));
     }
 
@@ -150,7 +189,7 @@ mod tests {
         let now = Instant::now();
         let mut steps = StepBack::default();
         for turn in 0..=AVOID_MAX as u64 {
-            steps.failed(key(turn), now, LIMITS, 1.0);
+            steps.failed(&batch(turn), now, LIMITS, 1.0);
         }
         assert_eq!(avoided(&steps, now), (1..=AVOID_MAX as u64).collect::<Vec<_>>());
     }

@@ -17,7 +17,7 @@ use super::step_back::StepBack;
 use super::{Queue, QueueClosed, Settings, Status, Surroundings};
 use crate::clock;
 use crate::lifecycle::watchdog::Progress;
-use crate::store::{FrozenBatch, Pending, Want};
+use crate::store::{AVOID_MAX, FrozenBatch, Pending, Want};
 
 /// Delivers what `queue` holds until `stop` is cancelled.
 ///
@@ -207,13 +207,17 @@ impl<Q: Queue> Uploader<Q> {
         let whatever = Want::new(self.current.batch_size, self.current.batch_bytes_max, partial);
         let want = Want { live_only, held, avoid: self.steps.avoid(now), ..whatever };
         let found = self.delivery.queue.next_batch(want).await?;
-        // After a failure the endpoint may be what is wrong: then the same batch is as good as any.
-        let is_alone = self.backoff.failures() + self.backlog_backoff.failures() > 0;
-        if found.is_none() && is_alone && want.avoid[0].is_some() {
-            let want = Want { avoid: [None; _], ..want };
-            return self.delivery.queue.next_batch(want).await;
+        if found.is_some() || want.avoid[0].is_none() {
+            return Ok(found);
         }
-        Ok(found)
+        // After a failure the endpoint may be what is wrong: then the same batch is as good as any.
+        let is_doubtful = self.backoff.failures() + self.backlog_backoff.failures() > 0;
+        let avoid = if is_doubtful { [None; AVOID_MAX] } else { self.steps.avoid_alone(now) };
+        if avoid == want.avoid {
+            Ok(None)
+        } else {
+            self.delivery.queue.next_batch(Want { avoid, ..want }).await
+        }
     }
 
     /// Makes one attempt and records how it ended.
@@ -237,7 +241,7 @@ impl<Q: Queue> Uploader<Q> {
                     self.pace.accepted(now, attempt.latency);
                     self.backlog_backoff.reset();
                 }
-                self.steps.succeeded(batch.key, now);
+                self.steps.succeeded(batch, now);
                 self.flush.settled(left);
                 Mode::Idle
             }
@@ -252,9 +256,6 @@ impl<Q: Queue> Uploader<Q> {
     fn later(&mut self, batch: &FrozenBatch, reason: String, next: Next, now: Instant) -> Mode {
         let limits = Limits { min: self.current.backoff_min, max: self.current.backoff_max };
         let random = fastrand::f64();
-        if batch.backlog && matches!(next, Next::Asked(_) | Next::Backoff(Blame::Batch | Blame::Pace)) {
-            self.pace.refused(now);
-        }
         let report = &mut self.delivery.report;
         match next {
             Next::Clock => {
@@ -262,7 +263,7 @@ impl<Q: Queue> Uploader<Q> {
                 return Mode::WaitingForClock(now + CLOCK_RETRY.mul_f64(0.5 + random / 2.0));
             }
             Next::Backoff(Blame::Batch) => {
-                let alone = self.steps.failed(batch.key, now, limits, random);
+                let alone = self.steps.failed(batch, now, limits, random);
                 if alone > 0 {
                     // Others are taken, so nobody else waits for this one.
                     report.stepped_back(batch, reason, alone);
@@ -270,6 +271,9 @@ impl<Q: Queue> Uploader<Q> {
                 }
             }
             Next::Backoff(_) | Next::Asked(_) | Next::Slowest => {}
+        }
+        if batch.backlog && matches!(next, Next::Asked(_) | Next::Backoff(Blame::Batch | Blame::Pace)) {
+            self.pace.refused(now);
         }
         let is_throttled = batch.backlog && matches!(next, Next::Backoff(Blame::Pace));
         if is_throttled && self.backlog_backoff.failures() < THROTTLED_MAX {

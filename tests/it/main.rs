@@ -6,6 +6,7 @@ mod blackbox;
 mod cli;
 mod config;
 mod delivery;
+mod fleet;
 mod harness;
 mod health;
 mod http_ingest;

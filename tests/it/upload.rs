@@ -23,8 +23,8 @@ use crate::harness::model_queue::ModelQueue;
 use crate::harness::soon;
 
 /// An uploader at work on `queue`; dropping it is a crash.
-struct Uploader {
-    status: Arc<Status>,
+pub struct Uploader {
+    pub status: Arc<Status>,
     progress: Arc<Progress>,
     settings: watch::Sender<Settings>,
     stop: CancellationToken,
@@ -32,11 +32,11 @@ struct Uploader {
 }
 
 impl Uploader {
-    fn start(queue: &ModelQueue, settings: Settings) -> Self {
+    pub fn start(queue: &ModelQueue, settings: Settings) -> Self {
         Self::start_in(queue, settings, surroundings())
     }
 
-    fn start_in(queue: &ModelQueue, settings: Settings, surroundings: Surroundings) -> Self {
+    pub fn start_in(queue: &ModelQueue, settings: Settings, surroundings: Surroundings) -> Self {
         let (settings, changes) = watch::channel(settings);
         let (status, progress, stop) = (Arc::default(), Arc::default(), CancellationToken::new());
         let mut task = JoinSet::new();
@@ -51,14 +51,14 @@ impl Uploader {
         Self { status, progress, settings, stop, task }
     }
 
-    async fn stop(mut self) {
+    pub async fn stop(mut self) {
         self.stop.cancel();
         let ended = soon("the uploader stops", self.task.join_next()).await;
         ended.expect("it runs").expect("it does not panic").expect("the queue is open");
     }
 
     /// Waits for a trouble that `fits`.
-    async fn trouble(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
+    pub async fn trouble(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
         soon(what, async {
             loop {
                 if let Some(trouble) = self.status.last().trouble.filter(|trouble| fits(trouble)) {
@@ -72,7 +72,7 @@ impl Uploader {
 }
 
 /// Settings for a test in a hurry. Every test comes through here, so the log starts here.
-fn settings(pki: &Pki, endpoint: &Endpoint) -> Settings {
+pub fn settings(pki: &Pki, endpoint: &Endpoint) -> Settings {
     log::keep();
     Settings {
         enabled: true,
@@ -91,7 +91,7 @@ fn settings(pki: &Pki, endpoint: &Endpoint) -> Settings {
     }
 }
 
-fn surroundings() -> Surroundings {
+pub fn surroundings() -> Surroundings {
     Surroundings {
         device_id: "device-1".to_owned(),
         proxies: proxy::Environment::default(),
@@ -100,7 +100,7 @@ fn surroundings() -> Surroundings {
     }
 }
 
-fn up_to(count: u64) -> Vec<u64> {
+pub fn up_to(count: u64) -> Vec<u64> {
     (0..count).collect()
 }
 

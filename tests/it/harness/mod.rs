@@ -8,6 +8,7 @@ pub mod endpoint;
 pub mod log;
 pub mod model_queue;
 pub mod process;
+pub mod proxy;
 pub mod publisher;
 pub mod stored;
 pub mod trace;
