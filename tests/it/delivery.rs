@@ -133,3 +133,32 @@ async fn a_wrong_key_sets_nothing_aside_and_says_what_to_do() {
     cloud.until_values(&[1]).await;
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn a_key_file_that_is_replaced_needs_no_reload_and_the_page_tells_of_budget_and_certificates() {
+    let behaviour = Behaviour { authorization: Some("Bearer right".to_owned()), ..Behaviour::default() };
+    let (cloud, door) = (Cloud::behaving(behaviour).await, Door::new());
+    let file = cloud.pki.write("api_key", "wrong\n");
+    let from_file = format!("api_key = '${{file:{}}}'\nmonthly_mb_max = 1000", file.display());
+    let section = cloud.section().replace("api_key = 'test-key'", &from_file);
+    let home = Home::new(&format!("{}{section}{EAGER_STORE}", door.section()));
+    let daemon = home.start().await;
+    door.open(&daemon).await;
+    door.post_values([1]).await;
+    let troubled =
+        |health: &serde_json::Value| health["cloud"]["trouble"].to_string().contains("cloud.api_key");
+    daemon.health_shows("the cure is named", troubled).await;
+    cloud.pki.write("api_key", "right\n");
+    cloud.until_values(&[1]).await;
+    let well = |health: &serde_json::Value| health["cloud"]["queue_depth"] == 0;
+    let health = daemon.health_shows("it is delivered", well).await;
+    let cloud_page = &health["cloud"];
+    assert!(cloud_page["budget"]["used_bytes"].as_u64().unwrap() > 1000, "{cloud_page}");
+    assert_eq!(cloud_page["budget"]["limit_bytes"], 1_000_000_000);
+    assert!(cloud_page["certificate_days"]["server"].as_f64().unwrap() > 14.0, "{cloud_page}");
+    let (_, metrics) = daemon.get("/metrics").await;
+    for name in ["delivery_month_used_bytes", "delivery_lane_held", "certificate_days_left"] {
+        assert!(metrics.contains(&format!("\npyvorin_edge_{name}")), "{name} is missing");
+    }
+    daemon.stop().await;
+}

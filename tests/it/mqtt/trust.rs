@@ -29,6 +29,41 @@ async fn a_wrong_password_shows_in_health_and_once_it_is_right_readings_flow() {
 }
 
 #[tokio::test]
+async fn a_password_file_that_is_replaced_is_read_before_the_next_connection() {
+    let cloud = Cloud::start().await;
+    let broker = Broker::start(with(Access::Password("right"))).await;
+    let file = cloud.pki.write("mqtt_password", "wrong\n");
+    let more = format!("username = 'edge'\npassword = '${{file:{}}}'", file.display());
+    let home = Home::new(&config(&broker, &more, "p", &cloud));
+    let daemon = home.start().await;
+    reconnecting(&daemon).await;
+    cloud.pki.write("mqtt_password", "right\n");
+    arrives(&broker, &cloud, &daemon).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_certificate_that_is_replaced_is_read_before_the_next_connection() {
+    let (cloud, pki, others) = (Cloud::start().await, Pki::new(), Pki::named("others"));
+    let broker = Broker::start(with(Access::MutualTls(&pki))).await;
+    let (certificate, key) = others.client_files();
+    let more = format!(
+        "{}client_certificate_file = '{}'\nclient_key_file = '{}'",
+        tls(&pki),
+        certificate.display(),
+        key.display()
+    );
+    let home = Home::new(&config(&broker, &more, "p", &cloud));
+    let daemon = home.start().await;
+    reconnecting(&daemon).await;
+    let (new_certificate, new_key) = pki.client_files();
+    std::fs::copy(new_key, key).unwrap();
+    std::fs::copy(new_certificate, certificate).unwrap();
+    arrives(&broker, &cloud, &daemon).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn a_broker_of_a_private_authority_is_trusted_through_its_ca_file() {
     let (cloud, pki) = (Cloud::start().await, Pki::new());
     let broker = Broker::start(with(Access::Tls(&pki))).await;
