@@ -55,7 +55,7 @@
 //! | store to uploader | a watch, latest wins | – |
 //! | store on disk | `store.size_max_mb` | the oldest goes, delivered history first |
 //! | refused by the endpoint and set aside | 10,000 items | the oldest goes |
-| batches that step back | 16 | the one that failed longest ago gets its turn |
+//! | batches that step back | 16 | the one that failed longest ago gets its turn |
 //! | MQTT | `receive_maximum` unacknowledged messages of 256 KiB at most | the broker waits |
 //! | HTTP ingest | `connections_max` connections, 16 bodies of `body_max_bytes` | 503, or the sender waits |
 //! | one reading | name 256, unit 32, metadata 4,096 bytes | it is refused and counted |
