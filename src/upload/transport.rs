@@ -76,11 +76,14 @@ struct Target {
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
     /// Driven while there is a request, and looked at before the next.
-    driver: Pin<Box<http1::Connection<TokioIo<Box<dyn Stream>>, Full<Bytes>>>>,
+    driver: Pin<Box<Driver>>,
     used_at: Instant,
     /// Dropped after the socket.
     _metered: Metered,
 }
+
+/// Moves the bytes of a connection.
+type Driver = http1::Connection<TokioIo<Box<dyn Stream>>, Full<Bytes>>;
 
 /// A request without its target.
 struct Prepared {
