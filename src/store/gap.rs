@@ -17,14 +17,17 @@ pub enum Reason {
     Retention,
     /// The endpoint refused it for good, and it was set aside.
     DeadLetter,
+    /// A person deleted it with `store purge`.
+    Purged,
     /// It was refused before it was stored, and never had a number.
     Refused(Refusal),
 }
 
 impl Reason {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Retention,
         Self::DeadLetter,
+        Self::Purged,
         Self::Refused(Refusal::Malformed),
         Self::Refused(Refusal::Incomplete),
         Self::Refused(Refusal::NotFinite),
@@ -38,6 +41,7 @@ impl Reason {
         match self {
             Self::Retention => "retention",
             Self::DeadLetter => "dead_letter",
+            Self::Purged => "purged",
             Self::Refused(Refusal::Malformed) => "refused_malformed",
             Self::Refused(Refusal::Incomplete) => "refused_incomplete",
             Self::Refused(Refusal::NotFinite) => "refused_not_finite",
@@ -53,6 +57,7 @@ impl Reason {
         match name {
             "retention" => "the store was full",
             "dead_letter" => "the endpoint refused them for good",
+            "purged" => "a person deleted them",
             refused if refused.starts_with("refused_") => "they were refused before they were stored",
             _ => "they are lost",
         }

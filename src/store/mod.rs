@@ -10,15 +10,18 @@ mod boot;
 pub mod check;
 pub(crate) mod columns;
 mod counters;
+pub mod export;
 mod gap;
 mod imported;
 pub mod inspect;
 mod names;
+pub mod purge;
 mod queue;
 mod refused;
 mod retention;
 mod schema;
 mod staged;
+pub mod stats;
 mod worker;
 
 #[cfg(test)]

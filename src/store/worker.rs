@@ -357,7 +357,7 @@ impl Worker {
     }
 }
 
-fn next_sequences(db: &Connection) -> Result<[u64; 5], Error> {
+pub(super) fn next_sequences(db: &Connection) -> Result<[u64; 5], Error> {
     let mut next = [1; 5];
     for lane in Lane::ALL {
         let remembered: Option<i64> = db

@@ -25,5 +25,6 @@ mod socket_activation;
 mod sources;
 mod stages;
 mod store_model;
+mod store_tools;
 mod upload;
 mod wear;

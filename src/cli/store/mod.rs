@@ -1,16 +1,23 @@
 //! `store`: looks at the database and mends it. One file per subcommand; what they share is here.
 
 mod check;
+mod export;
 mod import;
+mod purge;
+mod stats;
 pub(super) mod table;
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::{EXIT_CONFIG, EXIT_FAILED};
+use crate::adapter::json::parse_timestamp;
+use crate::clock;
 use crate::config::{LoadOptions, load};
-use crate::store::DATABASE_FILE;
+use crate::store::{DATABASE_FILE, Lane};
 
 #[derive(Debug, Subcommand)]
 pub enum StoreCommand {
@@ -18,6 +25,16 @@ pub enum StoreCommand {
     ///
     /// Exits with 0 when it is whole, with 1 when it is damaged or cannot be read.
     Check(check::Arguments),
+    /// Say what the database holds: of an agent that runs, or a copy.
+    Stats(stats::Arguments),
+    /// Print what is stored as JSON lines or CSV: of an agent that runs, or a copy.
+    ///
+    /// Exits with 1 when something was left out because it is damaged.
+    Export(export::Arguments),
+    /// Delete what is delivered, or more, and give the room back. The agent has to be stopped.
+    ///
+    /// Whole blocks go, and never a part of a batch that was begun. Try it with --dry-run first.
+    Purge(purge::Arguments),
     /// Take over what a Python agent still holds in its queue, each item once.
     ///
     /// The agent has to be stopped, and delivery enabled. Interrupted, it can be started again. Exits with 1
@@ -53,6 +70,9 @@ impl Target {
 pub fn run(config: Option<PathBuf>, command: StoreCommand) -> u8 {
     let result = match command {
         StoreCommand::Check(arguments) => check::run(config, arguments),
+        StoreCommand::Stats(arguments) => stats::run(config, arguments),
+        StoreCommand::Export(arguments) => export::run(config, arguments),
+        StoreCommand::Purge(arguments) => purge::run(config, arguments),
         StoreCommand::Import(arguments) => import::run(config, &arguments),
     };
     match result {
@@ -60,6 +80,72 @@ pub fn run(config: Option<PathBuf>, command: StoreCommand) -> u8 {
         Err(error) => {
             eprintln!("pyv-edge-agent: {error:#}");
             EXIT_FAILED
+        }
+    }
+}
+
+/// A lane by its name.
+#[derive(Clone, Copy, Debug)]
+struct LaneName(Lane);
+
+impl clap::ValueEnum for LaneName {
+    fn value_variants<'a>() -> &'a [Self] {
+        const ALL: [LaneName; Lane::ALL.len()] = {
+            let mut all = [LaneName(Lane::Critical); Lane::ALL.len()];
+            let mut index = 0;
+            while index < all.len() {
+                all[index] = LaneName(Lane::ALL[index]);
+                index += 1;
+            }
+            all
+        };
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(self.0.name().into())
+    }
+}
+
+/// An instant, in Unix seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Time(f64);
+
+impl std::str::FromStr for Time {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let units = [('s', 1.0), ('m', 60.0), ('h', 3600.0), ('d', 86_400.0)];
+        let back = units.into_iter().find_map(|(unit, seconds)| {
+            text.strip_suffix(unit)?.parse::<f64>().ok().filter(|n| n.is_finite()).map(|n| n * seconds)
+        });
+        back.map(|back| clock::unix_seconds() - back)
+            .or_else(|| parse_timestamp(text))
+            .map(Self)
+            .ok_or("give ISO 8601 such as 2024-05-31T12:00:00Z, Unix seconds, or back from now such as 24h")
+    }
+}
+
+/// An instant in Unix seconds, for people; the number where no calendar reaches.
+fn time_text(unix_seconds: f64) -> String {
+    OffsetDateTime::from_unix_timestamp(unix_seconds as i64)
+        .ok()
+        .and_then(|instant| instant.format(&Rfc3339).ok())
+        .unwrap_or_else(|| unix_seconds.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_absolute_or_back_from_now() {
+        assert_eq!("2024-05-31T12:00:00Z".parse(), Ok(Time(1_717_156_800.0)));
+        assert_eq!("1717156800".parse(), Ok(Time(1_717_156_800.0)));
+        let back = clock::unix_seconds() - "2h".parse::<Time>().unwrap().0;
+        assert!((7199.0..7210.0).contains(&back), "{back}");
+        for text in ["", "h", "yesterday", "1y", "infd"] {
+            assert!(text.parse::<Time>().is_err(), "{text}");
         }
     }
 }

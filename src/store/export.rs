@@ -1,0 +1,197 @@
+//! Reads items out of a database, block by block, so that a running agent is not held up.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::block::{self, number};
+use super::inspect::open_read_only;
+use super::{Error, Lane};
+use crate::privacy::pattern;
+
+/// Which items.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// All of them when empty.
+    pub lanes: Vec<Lane>,
+    /// Only what waits for delivery.
+    pub undelivered: bool,
+    /// A pattern for the names of sensors; for an event, of one of its readings.
+    pub sensor: Option<String>,
+    /// Of the items' own times, Unix seconds: not before, and before.
+    pub since: Option<f64>,
+    pub until: Option<f64>,
+}
+
+/// One item: a reading or an event.
+#[derive(Debug)]
+pub struct Item<'a> {
+    pub lane: Lane,
+    pub sequence: u64,
+    /// Its JSON, on one line.
+    pub text: &'a str,
+    pub fields: Fields<'a>,
+}
+
+/// What an item's JSON says, as far as it says it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Fields<'a> {
+    #[serde(borrow)]
+    pub sensor_name: Option<Cow<'a, str>>,
+    pub timestamp: f64,
+    pub value: Option<f64>,
+    #[serde(borrow)]
+    pub unit: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub metadata: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub rule_name: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub severity: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub message: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    sensor_readings: Vec<Sensor<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Sensor<'a> {
+    #[serde(borrow)]
+    sensor_name: Cow<'a, str>,
+}
+
+/// What could not be read.
+#[derive(Debug, Default)]
+pub struct Unreadable {
+    pub items: u64,
+    /// What was wrong with the first.
+    pub first: Option<String>,
+}
+
+/// Gives every item of the database at `path` that `filter` lets through to `take`, lane by lane in order
+/// of their numbers, until `take` returns false. What is damaged is left out and counted.
+///
+/// # Errors
+///
+/// The database cannot be read.
+pub fn export(
+    path: &Path,
+    filter: &Filter,
+    mut take: impl FnMut(&Item<'_>) -> bool,
+) -> Result<Unreadable, Error> {
+    let db = open_read_only(path)?;
+    let failed = |source| Error::Sqlite { what: "cannot read the database", source };
+    let mut unreadable = Unreadable::default();
+    for lane in Lane::ALL {
+        if !filter.lanes.is_empty() && !filter.lanes.contains(&lane) {
+            continue;
+        }
+        let mut from = 0;
+        // A statement for each block: between two of them the agent can reset its log.
+        while let Some(raw) = next_block(&db, lane, from).map_err(failed)? {
+            from = raw.first + 1;
+            if !filter.may_hold(&raw) {
+                continue;
+            }
+            let held = if filter.undelivered { undelivered(&db, lane).map_err(failed)? } else { Vec::new() };
+            match block::lines(&raw.data, raw.raw_bytes) {
+                Ok(lines) => {
+                    if !filter.pass(lane, &raw, &lines, &held, &mut take) {
+                        return Ok(unreadable);
+                    }
+                }
+                Err(error) => {
+                    unreadable.items += raw.count;
+                    unreadable.first.get_or_insert_with(|| format!("{} {}: {error}", lane.name(), raw.first));
+                }
+            }
+        }
+    }
+    Ok(unreadable)
+}
+
+struct RawBlock {
+    first: u64,
+    count: u64,
+    time_min: f64,
+    time_max: f64,
+    raw_bytes: usize,
+    data: Vec<u8>,
+}
+
+fn next_block(db: &Connection, lane: Lane, from: u64) -> rusqlite::Result<Option<RawBlock>> {
+    let sql = format!(
+        "SELECT first, count, time_min, time_max, raw_bytes, data FROM {} WHERE first >= ?1
+         ORDER BY first LIMIT 1",
+        lane.table()
+    );
+    db.prepare_cached(&sql)?
+        .query_row([number(from)], |row| {
+            Ok(RawBlock {
+                first: row.get::<_, i64>(0)?.unsigned_abs(),
+                count: row.get::<_, i64>(1)?.unsigned_abs(),
+                time_min: row.get(2)?,
+                time_max: row.get(3)?,
+                raw_bytes: usize::try_from(row.get::<_, i64>(4)?).unwrap_or(usize::MAX),
+                data: row.get(5)?,
+            })
+        })
+        .optional()
+}
+
+/// First and last number of the ranges of `lane` that wait for delivery.
+fn undelivered(db: &Connection, lane: Lane) -> rusqlite::Result<Vec<(u64, u64)>> {
+    db.prepare_cached("SELECT first, coalesce(last, ?2) FROM pending WHERE lane = ?1")?
+        .query_map(params![lane as i64, i64::MAX], |row| {
+            Ok((row.get::<_, i64>(0)?.unsigned_abs(), row.get::<_, i64>(1)?.unsigned_abs()))
+        })?
+        .collect()
+}
+
+impl Filter {
+    fn may_hold(&self, block: &RawBlock) -> bool {
+        self.since.is_none_or(|since| block.time_max >= since)
+            && self.until.is_none_or(|until| block.time_min < until)
+    }
+
+    /// False when no more is wanted.
+    fn pass(
+        &self,
+        lane: Lane,
+        block: &RawBlock,
+        lines: &[u8],
+        held: &[(u64, u64)],
+        take: &mut impl FnMut(&Item<'_>) -> bool,
+    ) -> bool {
+        let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        for (sequence, line) in (block.first..).zip(lines) {
+            if self.undelivered && !held.iter().any(|(first, last)| (*first..=*last).contains(&sequence)) {
+                continue;
+            }
+            let Ok(text) = std::str::from_utf8(line) else { continue };
+            // What is stored was JSON when it came in; what another program imported may have other types.
+            let fields = serde_json::from_str(text).unwrap_or_default();
+            let item = Item { lane, sequence, text, fields };
+            if self.wants(&item.fields) && !take(&item) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn wants(&self, fields: &Fields<'_>) -> bool {
+        let matches = |pattern: &String| {
+            let own = fields.sensor_name.iter().map(Cow::as_ref);
+            let inner = fields.sensor_readings.iter().map(|reading| reading.sensor_name.as_ref());
+            own.chain(inner).any(|name| pattern::matches(pattern, name))
+        };
+        self.since.is_none_or(|since| fields.timestamp >= since)
+            && self.until.is_none_or(|until| fields.timestamp < until)
+            && self.sensor.as_ref().is_none_or(matches)
+    }
+}
