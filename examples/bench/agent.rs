@@ -34,12 +34,12 @@ pub struct Agent {
 
 impl Agent {
     /// Starts `command` (the agent's binary, or a tool that runs it) with its state in `folder`, and
-    /// waits for READY and for the broker.
-    pub fn start(command: &[&Path], folder: &Path, wiring: &Wiring<'_>) -> Result<Self> {
+    /// waits for READY and for the broker. `sections` are added to its configuration.
+    pub fn start(command: &[&Path], folder: &Path, wiring: &Wiring<'_>, sections: &str) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let health_port = free_port()?;
         let config = folder.join("bench.toml");
-        write(&config, &configuration(folder, health_port, wiring))?;
+        write(&config, &(configuration(folder, health_port, wiring) + sections))?;
         let name = format!("pyvorin-bench-{}-{}", std::process::id(), fastrand::u64(..));
         let notifications = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
         notifications.set_read_timeout(Some(SAMPLE_EVERY))?;
@@ -60,7 +60,7 @@ impl Agent {
         agent.wait_ready(&notifications, started + READY_MAX)?;
         agent.ready = started.elapsed();
         agent
-            .wait(CONNECT_MAX, || {}, |page| page.contains(CONNECTED))
+            .wait(CONNECT_MAX, || {}, |page| page.0.contains(CONNECTED))
             .context("no connection to the broker")?;
         // The subscription follows the connection.
         std::thread::sleep(SUBSCRIBE);
@@ -101,27 +101,35 @@ impl Agent {
 
     /// Commits since its start.
     pub fn commits(&self) -> Result<u64> {
-        Ok(value(&self.metrics()?, "commits_total"))
+        Ok(self.metrics()?.sum("commits_total"))
     }
 
     /// Waits until so many items are committed; the result is the peak of the memory meanwhile.
     pub fn wait_stored(&self, items: u64, limit: Duration) -> Result<u64> {
         let mut peak = self.pss_bytes()?;
         let sample = || peak = peak.max(self.pss_bytes().unwrap_or(0));
-        self.wait(limit, sample, |page| value(page, "items_stored_total") >= items)
+        self.wait(limit, sample, |page| page.sum("items_stored_total") >= items)
             .with_context(|| format!("{items} readings were not stored"))?;
         Ok(peak)
     }
 
+    /// Waits until the metrics are as `done` says.
+    pub fn wait_for(&self, limit: Duration, done: impl Fn(&Metrics) -> bool) -> Result<()> {
+        self.wait(limit, || {}, done)
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(Pid::from_child(&self.process.0), signal).context("cannot signal the agent")
+    }
+
     /// Asks for SIGTERM's drain and waits for its end.
     pub fn stop(self) -> Result<()> {
-        let pid = Pid::from_child(&self.process.0);
-        kill_process(pid, Signal::TERM)?;
+        self.signal(Signal::TERM)?;
         self.process.finish("the agent", STOP_MAX)
     }
 
     /// Samples every 100 ms, and reads the metrics rarely, because that is work of the agent.
-    fn wait(&self, limit: Duration, mut sample: impl FnMut(), done: impl Fn(&str) -> bool) -> Result<()> {
+    fn wait(&self, limit: Duration, mut sample: impl FnMut(), done: impl Fn(&Metrics) -> bool) -> Result<()> {
         let end = Instant::now() + limit;
         for turn in 0_u32.. {
             if turn.is_multiple_of(TURNS_PER_PAGE) && self.metrics().is_ok_and(|page| done(&page)) {
@@ -136,13 +144,26 @@ impl Agent {
         Ok(())
     }
 
-    fn metrics(&self) -> Result<String> {
+    pub fn metrics(&self) -> Result<Metrics> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.health_port))?;
         stream.set_read_timeout(Some(PAGE_MAX))?;
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut page = String::new();
         stream.take(PAGE_BYTES_MAX).read_to_string(&mut page)?;
-        Ok(page)
+        Ok(Metrics(page))
+    }
+}
+
+/// A page of the agent's metrics.
+pub struct Metrics(String);
+
+impl Metrics {
+    /// Of all series of `name`, whatever their labels.
+    pub fn sum(&self, name: &str) -> u64 {
+        let lines = self.0.lines().filter_map(|line| line.strip_prefix(PREFIX)?.strip_prefix(name));
+        let values =
+            lines.filter(|rest| rest.starts_with([' ', '{'])).filter_map(|rest| rest.rsplit_once(' '));
+        values.filter_map(|(_, value)| value.trim().parse::<u64>().ok()).sum()
     }
 }
 
@@ -171,11 +192,6 @@ port = {health_port}
         state_dir = folder.display(),
         ca_file = ca_file.display(),
     )
-}
-
-fn value(page: &str, name: &str) -> u64 {
-    let line = page.lines().find_map(|line| line.strip_prefix(PREFIX)?.strip_prefix(name)?.strip_prefix(' '));
-    line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }
 
 const PREFIX: &str = "pyvorin_edge_";

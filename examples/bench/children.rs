@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Ends with its owner.
 pub struct Owned(pub Child);
@@ -73,6 +74,12 @@ impl Broker {
             std::thread::sleep(POLL);
         }
         Ok(broker)
+    }
+}
+
+impl Broker {
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(Pid::from_child(&self.process.0), signal).context("cannot signal mosquitto")
     }
 }
 

@@ -50,6 +50,7 @@ impl Endpoint {
         })
     }
 
+    /// Up with a ledger of its own.
     pub fn switch_on(&self) -> Result<Up> {
         let taken = Arc::new(Mutex::new(Taken::new()));
         let log = taken.clone();
@@ -60,6 +61,15 @@ impl Endpoint {
             }
         };
         let receiver = Receiver::new(Behaviour::default(), Some(Box::new(listener)));
+        self.serve(receiver, taken)
+    }
+
+    /// Up with the ledger and the behaviour of `receiver`.
+    pub fn switch_on_with(&self, receiver: Arc<Receiver>) -> Result<Up> {
+        self.serve(receiver, Arc::default())
+    }
+
+    fn serve(&self, receiver: Arc<Receiver>, taken: Arc<Mutex<Taken>>) -> Result<Up> {
         let stop = CancellationToken::new();
         let (port, tls, shared, stopped) = (self.port, self.tls.clone(), receiver.clone(), stop.clone());
         let thread = std::thread::spawn(move || {

@@ -10,6 +10,7 @@ mod scenarios;
 #[path = "../receiver/server.rs"]
 #[expect(dead_code, reason = "the receiver can do more than take everything")]
 mod server;
+mod soak;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -45,6 +46,12 @@ struct Arguments {
     /// Only these: binary, start, outage, online, steady, instructions.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Instead of the measurements: a load with everything flapping, for so many minutes.
+    #[arg(long, value_name = "MINUTES")]
+    soak: Option<u64>,
+    /// Of what goes wrong when in the soak.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// Count instructions too, under valgrind: some minutes.
     #[arg(long)]
     instructions: bool,
@@ -98,6 +105,9 @@ fn stripped(agent: &Path, folder: &Path) -> PathBuf {
 }
 
 fn run(bench: &Bench, arguments: &Arguments, report: &mut Report) -> Result<()> {
+    if let Some(minutes) = arguments.soak {
+        return bench.soak(report, minutes, arguments.seed);
+    }
     let wants = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
     if wants("binary") {
         bench.binary(report)?;

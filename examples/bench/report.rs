@@ -11,6 +11,24 @@ pub struct Figure {
     /// What it should not exceed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aim_max: Option<f64>,
+    /// What it should reach.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aim_min: Option<f64>,
+}
+
+impl Figure {
+    fn is_met(&self) -> bool {
+        self.aim_max.is_none_or(|max| self.value <= max) && self.aim_min.is_none_or(|min| self.value >= min)
+    }
+
+    fn aim(&self) -> String {
+        let (sign, bound) = match (self.aim_max, self.aim_min) {
+            (Some(max), _) => ("<=", max),
+            (_, Some(min)) => (">=", min),
+            _ => return String::new(),
+        };
+        format!("{sign} {bound}: {}", if self.is_met() { "met" } else { "**missed**" })
+    }
 }
 
 /// Everything that was measured, and on what.
@@ -25,22 +43,27 @@ pub struct Report {
 
 impl Report {
     pub fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
-        self.enter(name.into(), value, unit, None);
+        self.enter(Figure { name: name.into(), value, unit, aim_max: None, aim_min: None });
     }
 
     /// Adds a figure that should not exceed `aim_max`.
     pub fn add_aimed(&mut self, name: impl Into<String>, value: f64, unit: &'static str, aim_max: f64) {
-        self.enter(name.into(), value, unit, Some(aim_max));
+        self.enter(Figure { name: name.into(), value, unit, aim_max: Some(aim_max), aim_min: None });
     }
 
-    fn enter(&mut self, name: String, value: f64, unit: &'static str, aim_max: Option<f64>) {
-        eprintln!("{name}: {} {unit}", readable(value));
-        self.figures.push(Figure { name, value, unit, aim_max });
+    /// Adds a figure that should reach `aim_min`.
+    pub fn add_at_least(&mut self, name: impl Into<String>, value: f64, unit: &'static str, aim_min: f64) {
+        self.enter(Figure { name: name.into(), value, unit, aim_max: None, aim_min: Some(aim_min) });
+    }
+
+    fn enter(&mut self, figure: Figure) {
+        eprintln!("{}: {} {}", figure.name, readable(figure.value), figure.unit);
+        self.figures.push(figure);
     }
 
     /// Whether every aim was met.
     pub fn is_met(&self) -> bool {
-        self.figures.iter().all(|figure| figure.aim_max.is_none_or(|max| figure.value <= max))
+        self.figures.iter().all(Figure::is_met)
     }
 
     /// In Markdown.
@@ -49,13 +72,9 @@ impl Report {
             "{}; {}; pyv-edge-agent {}; state on {}\n\n| figure | value | unit | aim |\n|---|---:|---|---|\n",
             self.date, self.machine, self.version, self.file_system
         );
-        for Figure { name, value, unit, aim_max } in &self.figures {
-            let aim = match aim_max {
-                None => String::new(),
-                Some(max) if value <= max => format!("<= {max}: met"),
-                Some(max) => format!("<= {max}: **missed**"),
-            };
-            table += &format!("| {name} | {} | {unit} | {aim} |\n", readable(*value));
+        for figure in &self.figures {
+            let Figure { name, value, unit, .. } = figure;
+            table += &format!("| {name} | {} | {unit} | {} |\n", readable(*value), figure.aim());
         }
         table
     }

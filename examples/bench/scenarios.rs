@@ -39,7 +39,7 @@ pub struct Size {
 impl Size {
     pub const FULL: Self = Self {
         starts: 15,
-        backlogs: &[100_000, 300_000, 1_000_000],
+        backlogs: &[100_000, 1_000_000, 10_000_000],
         online: 300_000,
         steady_seconds: 60,
         idle_seconds: 20,
@@ -110,10 +110,11 @@ impl Bench {
         let used = agent.usage()?.since(before);
         let commits = agent.commits()?;
         report.add_aimed("PSS peak, endpoint down", mb(peak), "MB", PEAK_MB_MAX);
-        report.add(
+        report.add_at_least(
             "rate at full speed, endpoint down",
             queued as f64 / publishing.as_secs_f64(),
             "readings/s",
+            RATE_MIN,
         );
         report.add_aimed(
             "CPU at full speed, endpoint down",
@@ -161,7 +162,7 @@ impl Bench {
         let seconds = last.duration_since(first).as_secs_f64();
         settle();
         let used = agent.usage()?.since(before);
-        report.add("drain after the outage", queued as f64 / seconds, "readings/s");
+        report.add_at_least("drain after the outage", queued as f64 / seconds, "readings/s", RATE_MIN);
         report.add("CPU of the drain", cpu_per_100k(used, queued), "s/100k");
         report.add("written by the drain", per_reading(used, queued), "B/reading");
         report.add_aimed("PSS peak of the drain", mb(peak), "MB", PEAK_MB_MAX);
@@ -245,7 +246,7 @@ impl Bench {
         let option = PathBuf::from(format!("--callgrind-out-file={}", out.display()));
         let command =
             [Path::new("valgrind"), Path::new("--tool=callgrind"), &option, &self.agent_with_symbols];
-        let agent = Agent::start(&command, &self.folder.join(name), &self.wiring())
+        let agent = Agent::start(&command, &self.folder.join(name), &self.wiring(), "")
             .context("is valgrind installed? sudo apt-get install valgrind")?;
         if count > 0 {
             let publisher = publish(&self.broker, count, 0.0)?;
@@ -259,7 +260,12 @@ impl Bench {
     }
 
     fn agent_in(&self, name: &str) -> Result<Agent> {
-        Agent::start(&[&self.agent], &self.folder.join(name), &self.wiring())
+        self.agent_with(name, "")
+    }
+
+    /// With further sections in its configuration.
+    pub fn agent_with(&self, name: &str, sections: &str) -> Result<Agent> {
+        Agent::start(&[&self.agent], &self.folder.join(name), &self.wiring(), sections)
     }
 
     fn wiring(&self) -> Wiring<'_> {
@@ -276,7 +282,7 @@ fn settle() {
     std::thread::sleep(Duration::from_secs(2));
 }
 
-fn mb(bytes: u64) -> f64 {
+pub fn mb(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
@@ -290,12 +296,13 @@ fn per_reading(used: Usage, readings: u64) -> f64 {
 
 const STEADY_RATE: u64 = 500;
 /// For a whole load to be stored or delivered.
-const LOAD_MAX: Duration = Duration::from_secs(180);
+const LOAD_MAX: Duration = Duration::from_secs(900);
 
 /// The aims: what a board with one core and an SD card can bear.
 const FULL_SPEED_MAX: f64 = 0.6;
 const STEADY_MAX: f64 = 2.0;
 const IDLE_MB_MAX: f64 = 4.5;
-const PEAK_MB_MAX: f64 = 10.0;
+const PEAK_MB_MAX: f64 = 16.0;
+const RATE_MIN: f64 = 50_000.0;
 const WRITTEN_MAX: f64 = 60.0;
 const READY_MILLIS_MAX: f64 = 50.0;
