@@ -38,6 +38,9 @@
 //!   one sync shares the next commit.
 //! - **Privacy before storage.** The firewall judges a reading before anything else keeps it. What is
 //!   dropped is not written, not judged by rules, not counted in windows.
+//! - **Time is the boot clock's.** What the agent stamps is on it; wall time is made of that, marked while
+//!   the clock is not synchronised ([`clock::mark`]), and put right in the store afterwards. A frozen batch
+//!   stays as it is.
 //! - **Stop by starvation.** Sources stop, and each later stage ends when its input closes.
 //! - **A reload is a transaction.** Everything is loaded, checked and built, then replaced; a failure
 //!   keeps what runs.

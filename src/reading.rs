@@ -148,17 +148,29 @@ struct Row {
     metadata: Range<u32>,
     timestamp: f64,
     value: f64,
+    stamped: bool,
 }
 
 impl Batch {
-    /// Adds a reading. Limits are not checked here: that is the pipeline's part.
+    /// Adds a reading with its source's own time. Limits are not checked here: that is the pipeline's part.
     pub fn push(&mut self, reading: Reading<'_>) {
+        self.keep_row(reading, false);
+    }
+
+    /// Adds a reading that the agent stamps: its `timestamp` is on the boot clock, in seconds. The pipeline
+    /// makes wall time of it, because only there it is known how the two clocks stand.
+    pub fn push_stamped(&mut self, reading: Reading<'_>) {
+        self.keep_row(reading, true);
+    }
+
+    fn keep_row(&mut self, reading: Reading<'_>, stamped: bool) {
         let row = Row {
             sensor_name: self.keep(reading.sensor_name),
             unit: self.keep(reading.unit),
             metadata: self.keep(reading.metadata),
             timestamp: reading.timestamp,
             value: reading.value,
+            stamped,
         };
         self.rows.push(row);
     }
@@ -177,12 +189,20 @@ impl Batch {
     }
 
     pub fn readings(&self) -> impl ExactSizeIterator<Item = Reading<'_>> {
-        self.rows.iter().map(|row| Reading {
-            sensor_name: self.at(&row.sensor_name),
-            timestamp: row.timestamp,
-            value: row.value,
-            unit: self.at(&row.unit),
-            metadata: self.at(&row.metadata),
+        self.rows().map(|(reading, _)| reading)
+    }
+
+    /// Each reading, and whether the agent stamps it: its `timestamp` is on the boot clock then.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = (Reading<'_>, bool)> {
+        self.rows.iter().map(|row| {
+            let reading = Reading {
+                sensor_name: self.at(&row.sensor_name),
+                timestamp: row.timestamp,
+                value: row.value,
+                unit: self.at(&row.unit),
+                metadata: self.at(&row.metadata),
+            };
+            (reading, row.stamped)
         })
     }
 

@@ -151,7 +151,12 @@ impl Pace {
         for (reason, sensor) in batch.refusals() {
             due.refuse(reason, sensor);
         }
-        for reading in batch.readings() {
+        for (reading, stamped) in batch.rows() {
+            if stamped {
+                // It has no time of its own to wait for.
+                due.push_stamped(reading);
+                continue;
+            }
             let (start, first) = *self.start.get_or_insert_with(|| (Instant::now(), reading.timestamp));
             let offset = Duration::try_from_secs_f64((reading.timestamp - first) / self.speed);
             // Out of order, before the first: it is due at once.

@@ -24,7 +24,7 @@ pub struct Defaults<'a> {
     pub unit: &'a str,
     /// Units by sensor name, which go before `unit`.
     pub units: Option<&'a BTreeMap<String, String>>,
-    /// Unix seconds UTC, for readings without a timestamp or with 0.
+    /// Seconds on the boot clock, for readings without a timestamp or with 0: the agent stamps them.
     pub timestamp: f64,
     /// What a refusal is counted under when the sensor is not known: a topic, a file, a peer.
     pub origin: &'a str,
@@ -52,13 +52,14 @@ pub fn push_reading(batch: &mut Batch, text: &str, defaults: &Defaults<'_>) {
     let Some(metadata) = object_on_one_line(raw.metadata) else {
         return batch.refuse(Refusal::Malformed, sensor_name);
     };
-    let timestamp = match raw.timestamp {
-        Some(Timestamp(seconds)) if seconds != 0.0 => seconds,
-        _ => defaults.timestamp,
-    };
+    let timestamp = raw.timestamp.map(|Timestamp(seconds)| seconds).filter(|seconds| *seconds != 0.0);
     let unit = raw.unit.as_ref().map_or("", |unit| unit.0.as_ref());
     let unit = if unit.is_empty() { defaults.unit_of(sensor_name) } else { unit };
-    batch.push(Reading { sensor_name, timestamp, value, unit, metadata: &metadata });
+    defaults.push(
+        batch,
+        Reading { sensor_name, timestamp: 0.0, value, unit, metadata: &metadata },
+        timestamp,
+    );
 }
 
 /// Adds every reading of a document: an object, an array of them, or JSON lines.
@@ -97,7 +98,7 @@ pub fn push_scalar(batch: &mut Batch, text: &str, defaults: &Defaults<'_>) {
         return batch.refuse(Refusal::Incomplete, defaults.origin());
     };
     match parse_scalar(text) {
-        Ok(value) => batch.push(Reading {
+        Ok(value) => batch.push_stamped(Reading {
             sensor_name,
             timestamp: defaults.timestamp,
             value,
@@ -118,6 +119,14 @@ pub fn push_line(batch: &mut Batch, line: &str, defaults: &Defaults<'_>) {
 }
 
 impl<'a> Defaults<'a> {
+    /// Adds `reading` with the source's `timestamp`, or stamped when there is none.
+    pub fn push(&self, batch: &mut Batch, reading: Reading<'_>, timestamp: Option<f64>) {
+        match timestamp {
+            Some(timestamp) => batch.push(Reading { timestamp, ..reading }),
+            None => batch.push_stamped(Reading { timestamp: self.timestamp, ..reading }),
+        }
+    }
+
     fn origin(&self) -> &'a str {
         self.sensor_name.unwrap_or(self.origin)
     }

@@ -97,7 +97,7 @@ impl Source {
             self.devices.iter().map(|device| Timer { due: start, rng: Rng::with_seed(device.seed) }).collect();
         loop {
             let now = Instant::now();
-            let timestamp = clock::unix_seconds();
+            let timestamp = clock::boot_seconds();
             let mut batch = Batch::default();
             for (device, timer) in self.devices.iter().zip(&mut timers) {
                 if timer.due > now {
@@ -106,7 +106,7 @@ impl Source {
                 let value = value_at(device, timer.due.duration_since(start), &mut timer.rng);
                 timer.advance(device.interval.unwrap_or(intake.poll_interval), now);
                 let (sensor_name, unit) = (&device.name, &device.unit);
-                batch.push(Reading { sensor_name, timestamp, value, unit, metadata: "{}" });
+                batch.push_stamped(Reading { sensor_name, timestamp, value, unit, metadata: "{}" });
                 if batch.is_full() {
                     intake.send(std::mem::take(&mut batch)).await?;
                 }

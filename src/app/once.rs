@@ -23,7 +23,9 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 ///
 /// A device or the delivery failed; what was read is stored all the same.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(mut config: Config) -> anyhow::Result<()> {
+    // One pass does not wait for the clock.
+    config.clock.wait = Duration::ZERO;
     let stop = CancellationToken::new();
     let signals = Signals::install().context("cannot handle signals")?;
     let mut supervisor = Supervisor::default();

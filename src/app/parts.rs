@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::sources::Sources;
 use crate::clock;
+use crate::clock::mark::{self, Mark};
 use crate::config::Config;
 use crate::lifecycle::supervisor::Supervisor;
 use crate::lifecycle::watchdog::Progress;
@@ -53,7 +54,7 @@ impl Parts {
         let privacy_counters = firewall.counters();
         let plan = plan(config)?;
         let stages = Stages { firewall, rules: plan.rules, windows: plan.windows, deliver: plan.deliver };
-        store.audit(policy_loaded(&config.privacy)).await?;
+        store.audit(policy_loaded(&config.privacy, &config.clock)).await?;
 
         let (batches, receiver) = mpsc::channel(BATCHES_MAX);
         // One reload at a time.
@@ -68,6 +69,7 @@ impl Parts {
             progress: progress.clone(),
             commit_interval: config.store.commit_interval,
             commit_interval_max: config.wear.commit_interval_max,
+            clock: config.clock,
         };
         supervisor.spawn("pipeline", pipeline::run(stages, wiring));
         let device_id = device_id(config, &store);
@@ -98,13 +100,15 @@ pub fn plan(config: &Config) -> anyhow::Result<Plan> {
     })
 }
 
-/// The audit record of a policy that takes effect.
-pub fn policy_loaded(settings: &privacy::Settings) -> AuditEntry {
-    AuditEntry {
-        action: "policy_loaded".to_owned(),
-        details: settings.audit_details(),
-        timestamp: clock::unix_seconds(),
+/// The audit record of a policy that takes effect. The chain cannot be put right afterwards, so a time that
+/// is provisional is marked as such in it.
+pub fn policy_loaded(settings: &privacy::Settings, clock: &clock::Settings) -> AuditEntry {
+    let mut details = settings.audit_details();
+    if !clock.trusted && !clock::is_synchronised() {
+        let mark = Mark { boot: &clock::boot_id(), boot_time: clock::boot_seconds() };
+        details[mark::KEY] = mark::provisional(mark);
     }
+    AuditEntry { action: "policy_loaded".to_owned(), details, timestamp: clock::unix_seconds() }
 }
 
 /// The key of hashes: what the service manager hands in, else the file in `state_dir`, which is made first

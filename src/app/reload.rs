@@ -101,7 +101,7 @@ impl Reloader {
         let plan = plan(new)?;
         // Nothing fails from here on but the agent itself.
         if changes.privacy_changed {
-            self.store.audit(policy_loaded(&new.privacy)).await?;
+            self.store.audit(policy_loaded(&new.privacy, &new.clock)).await?;
         }
         self.plans.send(plan).await.ok().context("the pipeline is gone")?;
         self.sources.stop(&changes.sources_stopped).await;

@@ -2,7 +2,13 @@
 //!
 //! Everything else is handed an instant, so that decisions stay pure and tests choose the time.
 
+mod belief;
 mod kernel;
+pub mod mark;
+mod status;
+
+pub use belief::{Belief, Observed, Sample, Settings, State, TOLERANCE_SECONDS, Turn};
+pub use status::Status;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -48,6 +54,25 @@ pub fn since_boot() -> Duration {
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
+/// [`since_boot`] in seconds: what a reading is stamped with. It reads the clock once.
+pub fn boot_seconds() -> f64 {
+    since_boot().as_secs_f64()
+}
+
+/// Both clocks at one instant. Should the thread be put aside in between, they are read again.
+pub fn sample() -> Sample {
+    let mut before = since_boot();
+    for _ in 0..SAMPLE_TRIES_MAX {
+        let unix_seconds = unix_seconds();
+        let after = since_boot();
+        if after.saturating_sub(before) < SAMPLE_SPAN_MAX {
+            return Sample { since_boot: before, unix_seconds };
+        }
+        before = after;
+    }
+    Sample { since_boot: before, unix_seconds: unix_seconds() }
+}
+
 /// Whether the kernel says that the wall clock is synchronised. Without an answer it counts as
 /// synchronised once systemd-timesyncd says so.
 pub fn is_synchronised() -> bool {
@@ -69,3 +94,5 @@ const TIMESYNCD_SAYS: &str = "/run/systemd/timesync/synchronized";
 compile_error!(
     "the standard library of this target fails in 2038; build with scripts/build-static or scripts/build-cross"
 );
+const SAMPLE_TRIES_MAX: u32 = 4;
+const SAMPLE_SPAN_MAX: Duration = Duration::from_millis(1);

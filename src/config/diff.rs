@@ -50,6 +50,8 @@ fn refused(old: &Config, new: &Config) -> Vec<&'static str> {
     let changes = [
         ("agent.device_id", old.device_id != new.device_id),
         ("agent.state_dir", old.store.state_dir != new.store.state_dir),
+        ("agent.clock", old.clock.trusted != new.clock.trusted),
+        ("agent.clock_wait_seconds", old.clock.wait != new.clock.wait),
         ("store.size_max_mb", old.store.size_bytes_max != new.store.size_bytes_max),
         ("store.commit_interval_seconds", old.store.commit_interval != new.store.commit_interval),
         ("store.commit_interval_max_seconds", old.wear.commit_interval_max != new.wear.commit_interval_max),

@@ -25,6 +25,7 @@ pub(crate) use {load::understand, problem::Problems};
 use std::time::Duration;
 
 use crate::adapter::Source;
+use crate::clock;
 use crate::pipeline::{rule, window};
 use crate::{health, logging, privacy, store, upload};
 
@@ -33,6 +34,8 @@ use crate::{health, logging, privacy, store, upload};
 pub struct Config {
     /// `agent.device_id`; the store's own id when none is given.
     pub device_id: Option<String>,
+    /// `agent.clock` and `agent.clock_wait_seconds`.
+    pub clock: clock::Settings,
     /// `sensors.poll_interval_seconds`.
     pub poll_interval: Duration,
     /// Entries of `sensors.devices`; several can share a source.

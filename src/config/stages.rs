@@ -10,7 +10,7 @@ use super::rules::{named_tables, rules, windows};
 use super::section::Section;
 use super::tree::Node;
 use crate::logging::{Format, Level};
-use crate::{adapter, health, logging, store};
+use crate::{adapter, clock, health, logging, store};
 
 /// Reads all of `root`, where every key that nobody asks for is a problem. What is returned is
 /// usable only while there are no problems; `notes` gains what is allowed but worth a warning.
@@ -19,6 +19,7 @@ pub fn read(root: &Node, state_dir: PathBuf, problems: &Problems, notes: &mut Ve
     let mut agent = root.section("agent");
     let mut sensors = root.section("sensors");
     let device_id = device_id(&mut agent);
+    let clock = clock(&mut agent);
     let (store, wear) = store(&mut root, given(agent.string("state_dir")).map_or(state_dir, PathBuf::from));
     let poll_interval = sensors.seconds("poll_interval_seconds", 5.0, 0.05..=86_400.0);
     let (devices, sources) = sources(&mut root, &mut sensors, problems);
@@ -26,6 +27,7 @@ pub fn read(root: &Node, state_dir: PathBuf, problems: &Problems, notes: &mut Ve
     drop(named_tables(&mut root, "policies"));
     Config {
         device_id,
+        clock,
         poll_interval,
         devices,
         sources,
@@ -58,6 +60,15 @@ fn device_id(agent: &mut Section<'_>) -> Option<String> {
     let device_id = given(agent.string("device_id"))?;
     bounded_name(agent, "device_id", &device_id);
     Some(device_id)
+}
+
+/// Whose word on the clock counts, and how long the first readings of a boot wait for it.
+fn clock(agent: &mut Section<'_>) -> clock::Settings {
+    let wait = clock::Settings::default().wait.as_secs_f64();
+    clock::Settings {
+        trusted: agent.choice("clock", false, &[("kernel", false), ("trusted", true)]),
+        wait: agent.seconds("clock_wait_seconds", wait, 0.0..=86_400.0),
+    }
 }
 
 /// The number of devices, and the sources that serve them.

@@ -8,27 +8,30 @@ use super::config_file::config_of;
 use crate::adapter::json::{Defaults, push_reading};
 use crate::pipeline::rule::Rules;
 use crate::pipeline::window::Windows;
-use crate::pipeline::{Counters, Stages, encode, validate};
+use crate::pipeline::{Counters, Stages, Standing, encode, validate};
 use crate::privacy::{Firewall, HashKey};
 use crate::reading::{Batch, Committed, METADATA_BYTES_MAX, Reading, SENSOR_NAME_BYTES_MAX, UNIT_BYTES_MAX};
 use crate::store::{Lane, Staged};
 
 /// 2027-01-15, as Unix seconds: the same at every run.
 pub(super) const NOW: f64 = 1_800_000_000.0;
+/// The boot began with the day of [`NOW`], and the clock is right.
+const STANDING: Standing<'_> =
+    Standing { boot: "b", offset: NOW - 86_400.0, now: NOW, is_synchronised: true };
 
 /// Takes `batch` through the stages, as the pipeline does.
 pub(super) fn take_in(batch: &Batch) -> Committed {
     for reading in batch.readings() {
-        if validate::refusal(&reading, NOW).is_none() {
+        if validate::refusal(&reading, false, &STANDING).is_none() {
             check_accepted(reading);
         }
     }
     let mut stages = stages();
     let mut staged = Staged::default();
-    let committed = stages.take_in(batch, NOW, &mut staged, &Counters::default());
+    let committed = stages.take_in(batch, &STANDING, &mut staged, &Counters::default());
     assert_eq!((committed.accepted + committed.refused) as usize, batch.len(), "some were not counted");
     assert!(committed.accepted as usize <= batch.readings().len());
-    stages.tick(NOW + 1e6, &mut staged, &Counters::default());
+    stages.tick(&Standing { now: NOW + 1e6, ..STANDING }, &mut staged, &Counters::default());
     check_staged(&staged, committed);
     committed
 }
@@ -40,7 +43,7 @@ fn check_accepted(reading: Reading<'_>) {
     assert!(reading.metadata.len() <= METADATA_BYTES_MAX);
     assert!(reading.value.is_finite() && reading.timestamp.is_finite());
     let mut bytes = Vec::new();
-    encode::reading(&mut bytes, reading);
+    encode::reading(&mut bytes, reading, None);
     assert!(!bytes.contains(&b'\n'), "an item is one line");
     let text = str::from_utf8(&bytes).expect("JSON is UTF-8");
     let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"));

@@ -22,6 +22,7 @@ pub(super) fn page(view: &View, status: Status, host: &Sample, since_boot: Durat
     delivery(&mut page, view);
     sources(&mut page, view);
     wear(&mut page, view);
+    clock(&mut page, view);
     board(&mut page, host);
     page.0
 }
@@ -197,6 +198,19 @@ fn wear(page: &mut Page, view: &View) {
     }
     page.gauge("write_budget_exceeded", "1 while commits wait longer because of store.write_mb_per_day.")
         .put(&[], u8::from(view.pipeline.is_over_budget.load(Relaxed)));
+}
+
+fn clock(page: &mut Page, view: &View) {
+    let store = &*view.store;
+    page.gauge("clock_synchronised", "1 while the agent's stamps are right.")
+        .put(&[], u8::from(view.pipeline.clock.is_synchronised()));
+    page.gauge("clock_provisional_items", "Items in ranges with times that may be put right.")
+        .put_atomic(&store.provisional);
+    let mut family =
+        page.counter("clock_corrected_items_total", "Items whose provisional time was put right.");
+    for (quality, count) in [("corrected", &store.corrected), ("inferred", &store.inferred)] {
+        family.put(&[("quality", quality)], count.load(Relaxed));
+    }
 }
 
 fn board(page: &mut Page, host: &Sample) {

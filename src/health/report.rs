@@ -26,6 +26,7 @@ pub(super) struct Report {
     privacy: Privacy,
     ingest: Ingest,
     store: Store,
+    clock: Clock,
     refused: BTreeMap<&'static str, u64>,
     wear: Wear,
 }
@@ -129,6 +130,18 @@ struct Store {
     oldest_pending_time: Option<f64>,
 }
 
+#[derive(Serialize)]
+struct Clock {
+    synchronised: bool,
+    /// Who says so: `kernel`, `trusted`, `held_over` or `none`.
+    source: &'static str,
+    /// How long it has been so.
+    lasting_seconds: f64,
+    provisional_items: u64,
+    corrected_items: u64,
+    inferred_items: u64,
+}
+
 impl Report {
     pub(super) fn new(view: &View, found: Assessment, host: &Sample, since_boot: Duration, now: f64) -> Self {
         let configured = view.configured.borrow();
@@ -154,6 +167,7 @@ impl Report {
             },
             ingest: Ingest::new(&configured),
             store: Store::new(view),
+            clock: Clock::new(view, since_boot),
             refused: Refusal::ALL.map(|reason| (reason.name(), view.pipeline.refused(reason))).into(),
             wear: Wear::new(view, since_boot, now),
         }
@@ -243,6 +257,20 @@ impl Wear {
             since_store_was_made: written(&account.total),
             gb_per_year: account.bytes_per_year().map(|bytes| bytes / 1e9),
             over_budget: view.pipeline.is_over_budget.load(Relaxed),
+        }
+    }
+}
+
+impl Clock {
+    fn new(view: &View, since_boot: Duration) -> Self {
+        let (clock, store) = (&view.pipeline.clock, &view.store);
+        Self {
+            synchronised: clock.is_synchronised(),
+            source: clock.source(),
+            lasting_seconds: clock.lasting(since_boot).as_secs_f64(),
+            provisional_items: store.provisional.load(Relaxed),
+            corrected_items: store.corrected.load(Relaxed),
+            inferred_items: store.inferred.load(Relaxed),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
+use crate::clock;
 use crate::reading::{Refusal, SENSOR_NAME_BYTES_MAX, clip};
 
 /// What the pipeline counts, since start where nothing else is said.
@@ -21,6 +22,8 @@ pub struct Counters {
     pub accepted_bytes: AtomicU64,
     /// More was written than the flash budget allows: commits that nobody awaits are to be rarer.
     pub is_over_budget: AtomicBool,
+    /// What the pipeline believes of the wall clock, now.
+    pub clock: clock::Status,
     /// Readings that wait for their commit, now.
     pub buffer_count: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],

@@ -3,10 +3,11 @@
 use serde::Serialize;
 
 use super::window::WindowResult;
+use crate::clock::mark::{self, Mark};
 use crate::reading::{Reading, Severity};
 
-/// Appends a `SensorReading`.
-pub fn reading(out: &mut Vec<u8>, reading: Reading<'_>) {
+/// Appends a `SensorReading`, with `mark` in its metadata.
+pub fn reading(out: &mut Vec<u8>, reading: Reading<'_>, mark: Option<Mark<'_>>) {
     out.extend_from_slice(b"{\"sensor_name\":");
     json(out, reading.sensor_name);
     out.extend_from_slice(b",\"timestamp\":");
@@ -17,7 +18,7 @@ pub fn reading(out: &mut Vec<u8>, reading: Reading<'_>) {
     json(out, reading.unit);
     out.extend_from_slice(b",\"metadata\":");
     // It was read as the text of one JSON object, on one line.
-    out.extend_from_slice(reading.metadata.as_bytes());
+    mark::append(out, reading.metadata, mark);
     out.push(b'}');
 }
 
@@ -31,8 +32,8 @@ pub struct EventText<'a> {
     pub message: &'a str,
 }
 
-/// Appends an `Event` about one reading.
-pub fn event(out: &mut Vec<u8>, event: EventText<'_>, about: Reading<'_>) {
+/// Appends an `Event` about one reading, `mark` in the metadata of both.
+pub fn event(out: &mut Vec<u8>, event: EventText<'_>, about: Reading<'_>, mark: Option<Mark<'_>>) {
     out.extend_from_slice(b"{\"rule_name\":");
     json(out, event.rule_name);
     out.extend_from_slice(b",\"timestamp\":");
@@ -42,8 +43,10 @@ pub fn event(out: &mut Vec<u8>, event: EventText<'_>, about: Reading<'_>) {
     out.extend_from_slice(b",\"message\":");
     json(out, event.message);
     out.extend_from_slice(b",\"sensor_readings\":[");
-    reading(out, about);
-    out.extend_from_slice(b"],\"metadata\":{}}");
+    reading(out, about, mark);
+    out.extend_from_slice(b"],\"metadata\":");
+    mark::append(out, "{}", mark);
+    out.push(b'}');
 }
 
 /// The metadata of the reading that carries a window's result.

@@ -7,6 +7,7 @@ pub mod expr;
 mod gather;
 pub mod rule;
 mod stages;
+mod timekeeper;
 pub(crate) mod validate;
 pub mod window;
 
@@ -21,12 +22,14 @@ use tokio::time::{Instant, MissedTickBehavior};
 pub use self::counters::Counters;
 use self::gather::Gather;
 pub use self::stages::{Plan, Stages};
+pub use self::timekeeper::Standing;
+use self::timekeeper::Timekeeper;
 use crate::clock;
 use crate::lifecycle::watchdog::Progress;
 use crate::reading::Batch;
 use crate::store::{Closed, Staged, Store};
 
-/// How often windows are looked at that no reading ends.
+/// How often windows are looked at that no reading ends, and what the kernel says of the clock.
 const TICK: Duration = Duration::from_secs(1);
 /// Batches taken in before the store and the timers get their turn.
 const BATCHES_PER_TURN_MAX: usize = 64;
@@ -44,6 +47,7 @@ pub struct Wiring {
     pub commit_interval: Duration,
     /// The same for readings that nobody awaits, while [`Counters::is_over_budget`].
     pub commit_interval_max: Duration,
+    pub clock: clock::Settings,
 }
 
 /// Runs until every source is gone and what they sent is handed to the store.
@@ -52,9 +56,21 @@ pub struct Wiring {
 ///
 /// The store is closed; what was not committed is not acknowledged.
 pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
-    let Wiring { mut batches, mut plans, store, counters, progress, commit_interval, commit_interval_max } =
-        wiring;
+    let Wiring {
+        mut batches,
+        mut plans,
+        store,
+        counters,
+        progress,
+        commit_interval,
+        commit_interval_max,
+        clock,
+    } = wiring;
     let mut staged = Staged::default();
+    let mut keeper = Timekeeper::new(clock, store.clock_offset(), &counters);
+    // The store delivers nothing provisional before it knows how the clock stands.
+    keeper.look(false, &mut stages, &mut staged, &counters);
+    store.append(std::mem::take(&mut staged)).await?;
     let mut gather = Gather::new(commit_interval, commit_interval_max);
     // Reset only when it has fired: setting a timer for every arrival would cost more than the
     // readings do.
@@ -84,19 +100,21 @@ pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
             batch = batches.recv(), if !is_due => {
                 let Some(batch) = batch else { break };
                 progress.moved(clock::since_boot());
-                take_in(batch, &mut stages, &mut staged, &mut gather, &counters);
+                keeper.look(false, &mut stages, &mut staged, &counters);
+                take_in(batch, &keeper.standing(), &mut stages, &mut staged, &mut gather, &counters);
                 for _ in 1..BATCHES_PER_TURN_MAX {
                     if gather.is_full() {
                         break;
                     }
                     let Ok(batch) = batches.try_recv() else { break };
-                    take_in(batch, &mut stages, &mut staged, &mut gather, &counters);
+                    take_in(batch, &keeper.standing(), &mut stages, &mut staged, &mut gather, &counters);
                 }
             }
             () = &mut timer, if armed => armed = false,
             Some(plan) = plans.recv() => stages.reload(plan),
-            _ = tick.tick(), if !stages.windows.is_empty() => {
-                stages.tick(clock::unix_seconds(), &mut staged, &counters);
+            _ = tick.tick() => {
+                keeper.look(true, &mut stages, &mut staged, &counters);
+                stages.tick(&keeper.standing(), &mut staged, &counters);
                 if !staged.is_empty() {
                     gather.arrived(0, false, staged.size_bytes(), Instant::now());
                 }
@@ -112,13 +130,14 @@ pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
 
 fn take_in(
     mut batch: Batch,
+    standing: &Standing<'_>,
     stages: &mut Stages,
     staged: &mut Staged,
     gather: &mut Gather,
     counters: &Counters,
 ) {
     let bytes_before = staged.size_bytes();
-    let committed = stages.take_in(&batch, clock::unix_seconds(), staged, counters);
+    let committed = stages.take_in(&batch, standing, staged, counters);
     let size_bytes = staged.size_bytes();
     counters.accepted_bytes.fetch_add((size_bytes - bytes_before) as u64, Relaxed);
     let mut awaited = 0;

@@ -116,8 +116,9 @@ impl Rules {
     }
 
     /// Judges one reading by all rules in their order, and calls back for each that fires. It does
-    /// not wait. The reading's numbers are finite and its metadata is a JSON object.
-    pub fn evaluate(&mut self, reading: Reading<'_>, fired: &mut impl FnMut(Fired<'_>)) {
+    /// not wait. The reading's numbers are finite and its metadata is a JSON object; `stamped` says that
+    /// its time is the agent's own.
+    pub fn evaluate(&mut self, reading: Reading<'_>, stamped: bool, fired: &mut impl FnMut(Fired<'_>)) {
         let ctx = Context::new(reading);
         for (index, rule) in self.rules.iter_mut().enumerate() {
             let verdict = rule.condition.is_true(&ctx);
@@ -126,11 +127,17 @@ impl Rules {
                 continue;
             }
             let cooldown = rule.settings.cooldown;
-            if self.cooldowns.permits(index, reading.sensor_name, reading.timestamp, cooldown) {
+            if self.cooldowns.permits(index, reading.sensor_name, reading.timestamp, cooldown, stamped) {
                 rule.counters.events.fetch_add(1, Relaxed);
                 fired(Fired { rule, reading });
             }
         }
+    }
+
+    /// Goes along when the wall clock is set by `moved` seconds: cooldowns on the agent's own time last as
+    /// long as they would have.
+    pub fn clock_moved(&mut self, moved: f64) {
+        self.cooldowns.clock_moved(moved);
     }
 
     /// Each rule's name and its counters, which stay current until the next reload.
@@ -268,7 +275,7 @@ mod tests {
 
     fn fires(rules: &mut Rules, reading: Reading<'_>) -> Vec<String> {
         let mut names = Vec::new();
-        rules.evaluate(reading, &mut |fired| names.push(fired.rule.name().to_owned()));
+        rules.evaluate(reading, false, &mut |fired| names.push(fired.rule.name().to_owned()));
         names
     }
 
@@ -283,7 +290,7 @@ mod tests {
         let hot = Settings { message: Some("hot!".to_owned()), ..settings("hot", "ctx.value > 80", 0) };
         let mut rules = Rules::new(&[warm, hot]).unwrap();
         let mut seen = Vec::new();
-        rules.evaluate(reading("oven", 10.0, 90.0), &mut |fired| {
+        rules.evaluate(reading("oven", 10.0, 90.0), false, &mut |fired| {
             assert_eq!(fired.reading.sensor_name, "oven");
             assert_eq!(fired.rule.severity(), Severity::Warning);
             seen.push(fired.rule.message().to_owned());

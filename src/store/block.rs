@@ -180,9 +180,36 @@ pub fn times(db: &Connection, lane: Lane, sequence: u64) -> Result<Option<(f64, 
         .map_err(|source| Error::Sqlite { what: "cannot find the times of a block", source })
 }
 
-/// First number and count of the oldest block that begins at `first` or later, and the time of its
-/// newest item.
-pub fn oldest(db: &Connection, lane: Lane, first: u64) -> Result<Option<(u64, u64, f64)>, Error> {
+/// Puts other `lines` into the block that begins at `first`: as many items, the earliest and the latest of
+/// them at `time`.
+pub fn replace(
+    db: &Connection,
+    codec: &mut Codec,
+    lane: Lane,
+    first: u64,
+    lines: &[u8],
+    time: (f64, f64),
+) -> Result<(), Error> {
+    let data = codec.compress(lines)?;
+    db.prepare_cached(sql(lane, &REPLACE))
+        .and_then(|mut update| {
+            update.execute(params![time.0, time.1, number(lines.len() as u64), data, number(first)])
+        })
+        .map(|_| ())
+        .map_err(|source| Error::Sqlite { what: "cannot rewrite a block", source })
+}
+
+/// When the block that begins at `first` was committed, in seconds on the clock of its boot.
+pub fn committed_at(db: &Connection, lane: Lane, first: u64) -> Result<f64, Error> {
+    db.prepare_cached(sql(lane, &COMMITTED_AT))
+        .and_then(|mut select| select.query_row([number(first)], |row| row.get::<_, i64>(0)))
+        .map(|millis| millis as f64 / 1e3)
+        .map_err(|source| Error::Sqlite { what: "cannot read when a block was committed", source })
+}
+
+/// First number and count of the oldest block that begins at `first` or later, and the age of the database
+/// when it was committed, in milliseconds: a wall clock that jumped makes nothing older or younger.
+pub fn oldest(db: &Connection, lane: Lane, first: u64) -> Result<Option<(u64, u64, i64)>, Error> {
     let found = db
         .prepare_cached(sql(lane, &OLDEST))
         .and_then(|mut select| {
@@ -260,7 +287,17 @@ per_lane!(
 );
 per_lane!(TIME_OF, "SELECT time_min FROM ", " WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
 per_lane!(TIMES, "SELECT time_min, time_max FROM ", " WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
-per_lane!(OLDEST, "SELECT first, count, time_max FROM ", " WHERE first >= ?1 ORDER BY first LIMIT 1");
+per_lane!(
+    OLDEST,
+    "SELECT first, count, boot_ms + coalesce((SELECT age_ms FROM boot WHERE number = boot), 0) FROM ",
+    " WHERE first >= ?1 ORDER BY first LIMIT 1"
+);
+per_lane!(
+    REPLACE,
+    "UPDATE ",
+    " SET time_min = ?1, time_max = ?2, raw_bytes = ?3, data = ?4 WHERE first = ?5"
+);
+per_lane!(COMMITTED_AT, "SELECT boot_ms FROM ", " WHERE first = ?1");
 per_lane!(NEWEST, "SELECT first, count FROM ", " ORDER BY first DESC LIMIT 1");
 per_lane!(DELETE, "DELETE FROM ", " WHERE first = ?1");
 per_lane!(

@@ -3,9 +3,13 @@
 
 use std::time::Duration;
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::infer::Life;
 use super::{Error, Lane, block};
+use crate::clock::mark::{Correction, Quality};
 
 /// An instant of a boot's own clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +56,8 @@ impl Boot {
             let at = block::newest_at(db, lane)?.filter(|at| at.boot == number);
             end_ms = end_ms.max(at.map_or(0, |at| at.millis));
         }
+        db.execute("UPDATE boot SET last_ms = ?1 WHERE number = ?2", params![end_ms, number])
+            .map_err(failed)?;
         Self::insert(db, number + 1, boot_id, age_ms + end_ms)
     }
 
@@ -87,6 +93,83 @@ impl Boot {
             .map(|_| ())
             .map_err(|source| Error::Sqlite { what: "cannot note how long this boot lasted", source })
     }
+}
+
+/// How the wall time of a boot is known.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Standing {
+    /// As its wall clock showed it, right or not.
+    Provisional,
+    Synchronised,
+    /// By its neighbours, and by how many seconds it may be off.
+    Inferred(Option<f64>),
+}
+
+impl Standing {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Provisional => "provisional",
+            Self::Synchronised => "synchronised",
+            Self::Inferred(_) => "inferred",
+        }
+    }
+}
+
+/// Notes that the boot `number` began at `offset` Unix seconds, inside the caller's transaction. What moves
+/// by less than a millisecond is not written again.
+pub fn note_offset(db: &Connection, number: i64, offset: f64, standing: Standing) -> Result<(), Error> {
+    let uncertainty = match standing {
+        Standing::Inferred(uncertainty) => uncertainty,
+        Standing::Provisional | Standing::Synchronised => None,
+    };
+    db.prepare_cached(
+        "UPDATE boot SET wall_offset = ?1, quality = ?2, uncertainty = ?3
+         WHERE number = ?4 AND (quality IS NOT ?2 OR abs(wall_offset - ?1) > 0.001)",
+    )
+    .and_then(|mut update| update.execute(params![offset, standing.name(), uncertainty, number]))
+    .map(|_| ())
+    .map_err(|source| Error::Sqlite { what: "cannot note when a boot began", source })
+}
+
+/// The offset of the boot `number` by its own wall clock, when that is all that is known.
+pub fn shown_offset(db: &Connection, number: i64) -> Result<Option<f64>, Error> {
+    let shown = "SELECT wall_offset FROM boot WHERE number = ?1 AND quality = 'provisional'";
+    db.query_row(shown, [number], |row| row.get(0))
+        .optional()
+        .map(Option::flatten)
+        .map_err(|source| Error::Sqlite { what: "cannot read when this boot began", source })
+}
+
+/// What puts the times of boots right, by their number: of those whose time is known.
+pub fn corrections(db: &Connection) -> Result<BTreeMap<i64, Correction>, Error> {
+    let known = "SELECT number, boot_id, wall_offset, quality, uncertainty FROM boot
+                 WHERE quality IN ('synchronised', 'inferred') AND wall_offset IS NOT NULL";
+    let read = |row: &rusqlite::Row<'_>| {
+        let quality = if row.get::<_, String>(3)? == Standing::Synchronised.name() {
+            Quality::Corrected
+        } else {
+            Quality::Inferred { uncertainty: row.get(4)? }
+        };
+        Ok((row.get(0)?, Correction { boot: row.get(1)?, offset: row.get(2)?, quality }))
+    };
+    db.prepare(known)
+        .and_then(|mut select| select.query_map([], read)?.collect())
+        .map_err(|source| Error::Sqlite { what: "cannot read when boots began", source })
+}
+
+/// Every boot with its number, oldest first.
+pub fn lives(db: &Connection) -> Result<Vec<(i64, Life)>, Error> {
+    let all = "SELECT number, last_ms, wall_offset, quality FROM boot ORDER BY number";
+    let read = |row: &rusqlite::Row<'_>| {
+        let (offset, quality): (Option<f64>, Option<String>) = (row.get(2)?, row.get(3)?);
+        let is_shown = quality.as_deref() == Some(Standing::Provisional.name());
+        let (known, shown) = if is_shown { (None, offset) } else { (offset, None) };
+        let lasted = row.get::<_, i64>(1)? as f64 / 1e3;
+        Ok((row.get(0)?, Life { lasted, known, shown, evidence: Vec::new() }))
+    };
+    db.prepare(all)
+        .and_then(|mut select| select.query_map([], read)?.collect())
+        .map_err(|source| Error::Sqlite { what: "cannot read when boots began", source })
 }
 
 fn millis(since_boot: Duration) -> i64 {

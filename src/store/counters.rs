@@ -25,6 +25,11 @@ pub struct Counters {
     /// Items in the ledger of gaps by reason, in the life of the database, in the order of
     /// [`super::GapReason::ALL`].
     pub gaps: [AtomicU64; GapReason::ALL.len()],
+    /// Items in ranges with provisional times, now.
+    pub provisional: AtomicU64,
+    /// Items whose provisional time was put right: by a synchronisation in their boot, and by inference.
+    pub corrected: AtomicU64,
+    pub inferred: AtomicU64,
     /// The disk is full and commits wait for room.
     pub disk_full: AtomicBool,
     pub last_commit_at: UnixTime,

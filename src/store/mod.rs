@@ -13,8 +13,10 @@ mod counters;
 pub mod export;
 mod gap;
 mod imported;
+mod infer;
 pub mod inspect;
 mod names;
+mod provisional;
 pub mod purge;
 mod queue;
 mod refused;
@@ -183,6 +185,17 @@ pub enum Outcome {
     },
 }
 
+/// How the agent's clock stands, for the items behind those that come with it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClockNews {
+    /// What is stamped from here on is right.
+    pub is_synchronised: bool,
+    /// Unix seconds minus boot clock, as stamps are given.
+    pub offset: f64,
+    /// Boot clock: until then provisional items wait for a synchronisation before they are delivered.
+    pub wait_until: Duration,
+}
+
 /// What waits for delivery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
@@ -271,6 +284,8 @@ pub struct Store {
     counters: Arc<Counters>,
     /// Random, made with the database: the start of every batch id.
     id: Arc<str>,
+    /// Of this boot.
+    clock_offset: Option<f64>,
     /// What was remembered before this start.
     recalled: Arc<BTreeMap<String, String>>,
     /// Whether gaps are reported.
@@ -350,6 +365,11 @@ impl Store {
     /// [`Closed`]: the agent is stopping.
     pub async fn remember(&self, key: &'static str, value: String) -> Result<(), Closed> {
         self.send(Command::Remember(key, value)).await
+    }
+
+    /// Unix seconds minus boot clock, when this boot was synchronised before the store was opened.
+    pub fn clock_offset(&self) -> Option<f64> {
+        self.clock_offset
     }
 
     /// What was remembered under `key` when the store was opened.

@@ -6,8 +6,8 @@ use super::Lane;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Oldest {
     pub lane: Lane,
-    /// Unix seconds of its newest item.
-    pub time_max: f64,
+    /// Age of the database when it was committed, in milliseconds.
+    pub age_ms: i64,
     /// Everything in it is delivered, or was never to be delivered.
     pub settled: bool,
 }
@@ -16,7 +16,7 @@ pub struct Oldest {
 /// ones, the least urgent lane first. `None` when nothing may go.
 pub fn victim(oldest: &[Oldest]) -> Option<Lane> {
     let settled = oldest.iter().filter(|block| block.settled);
-    if let Some(block) = settled.min_by(|a, b| a.time_max.total_cmp(&b.time_max)) {
+    if let Some(block) = settled.min_by_key(|block| block.age_ms) {
         return Some(block.lane);
     }
     oldest.iter().max_by_key(|block| block.lane).map(|block| block.lane)
@@ -26,25 +26,25 @@ pub fn victim(oldest: &[Oldest]) -> Option<Lane> {
 mod tests {
     use super::*;
 
-    fn block(lane: Lane, time_max: f64, settled: bool) -> Oldest {
-        Oldest { lane, time_max, settled }
+    fn block(lane: Lane, age_ms: i64, settled: bool) -> Oldest {
+        Oldest { lane, age_ms, settled }
     }
 
     #[test]
     fn delivered_history_goes_before_anything_undelivered() {
-        let blocks = [block(Lane::Logs, 1.0, false), block(Lane::Critical, 9.0, true)];
+        let blocks = [block(Lane::Logs, 1, false), block(Lane::Critical, 9, true)];
         assert_eq!(victim(&blocks), Some(Lane::Critical));
     }
 
     #[test]
     fn the_oldest_history_goes_first() {
-        let blocks = [block(Lane::Telemetry, 5.0, true), block(Lane::Local, 4.0, true)];
+        let blocks = [block(Lane::Telemetry, 5, true), block(Lane::Local, 4, true)];
         assert_eq!(victim(&blocks), Some(Lane::Local));
     }
 
     #[test]
     fn of_undelivered_lanes_the_least_urgent_gives() {
-        let blocks = [block(Lane::Critical, 1.0, false), block(Lane::Telemetry, 9.0, false)];
+        let blocks = [block(Lane::Critical, 1, false), block(Lane::Telemetry, 9, false)];
         assert_eq!(victim(&blocks), Some(Lane::Telemetry));
     }
 }

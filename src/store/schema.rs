@@ -38,7 +38,11 @@ const TABLES_OF_2: &str = "
     -- is known once the blocks that carry later ones are gone. wall_offset is Unix seconds minus the
     -- boot's clock, once it is known.
     CREATE TABLE boot (number INTEGER PRIMARY KEY, boot_id TEXT NOT NULL, age_ms INTEGER NOT NULL,
-        last_ms INTEGER NOT NULL DEFAULT 0, wall_offset REAL, quality TEXT);
+        last_ms INTEGER NOT NULL DEFAULT 0, wall_offset REAL, quality TEXT, uncertainty REAL);
+    -- Where the agent stamped while its clock was not synchronised, by the boot it was in. last is NULL
+    -- in the range that grows with the lane.
+    CREATE TABLE provisional (id INTEGER PRIMARY KEY, lane INTEGER NOT NULL, boot INTEGER NOT NULL,
+        first INTEGER NOT NULL, last INTEGER);
     -- What was produced and will not be delivered: the declared gaps. store_id is that of the numbers;
     -- first and last are NULL where what is missing never had numbers.
     CREATE TABLE gap (id INTEGER PRIMARY KEY AUTOINCREMENT, reason TEXT NOT NULL, store_id TEXT NOT NULL,

@@ -3,7 +3,7 @@
 use crate::reading::{Committed, Receipt, Refusal};
 
 use super::refused::Refused;
-use super::{Digest, Lane};
+use super::{ClockNews, Digest, Lane};
 
 /// Items on their way to one commit.
 #[derive(Debug, Default)]
@@ -13,6 +13,8 @@ pub struct Staged {
     /// Rows of another program's queue that these items were.
     pub(super) imported: Vec<Digest>,
     refused: Refused,
+    /// How the clock stands behind all these items, when that changed.
+    pub(super) news: Option<ClockNews>,
 }
 
 /// Items of one lane: one line of JSON each.
@@ -23,6 +25,8 @@ pub(super) struct LaneText {
     /// Of the items' own timestamps, Unix seconds.
     pub time_min: f64,
     pub time_max: f64,
+    /// Some items bear times that may be put right later.
+    pub provisional: bool,
 }
 
 impl LaneText {
@@ -63,6 +67,16 @@ impl Staged {
         text.count += 1;
         write(&mut text.lines);
         text.lines.push(b'\n');
+    }
+
+    /// Notes that the item just pushed to `lane` bears a provisional time.
+    pub fn note_provisional(&mut self, lane: Lane) {
+        self.lanes[lane.index()].provisional = true;
+    }
+
+    /// Tells the store how the clock stands, behind all items so far.
+    pub fn tell(&mut self, news: ClockNews) {
+        self.news = Some(news);
     }
 
     /// Has `receipt` told after the commit.
@@ -107,7 +121,7 @@ impl Staged {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.items() == 0 && self.receipts.is_empty() && self.refused.is_empty()
+        self.items() == 0 && self.receipts.is_empty() && self.refused.is_empty() && self.news.is_none()
     }
 
     /// Takes over everything of `other`, behind what is here.
@@ -123,10 +137,12 @@ impl Staged {
             ours.time_min = ours.time_min.min(theirs.time_min);
             ours.time_max = ours.time_max.max(theirs.time_max);
             ours.count += theirs.count;
+            ours.provisional |= theirs.provisional;
             ours.lines.extend_from_slice(&theirs.lines);
         }
         self.receipts.extend(other.receipts);
         self.imported.extend(other.imported);
+        self.news = other.news.or(self.news);
         self.refused.absorb(other.refused);
     }
 

@@ -7,24 +7,28 @@ use std::thread;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::clock::mark::Correction;
 use crate::clock::{Clocks, OfMachine};
 use crate::lifecycle::watchdog::Progress;
 use crate::privacy::audit;
 
 use super::block::{self, Codec};
-use super::boot::Boot;
+use super::boot::{self, Boot};
 use super::gap::{self, Reason};
+use super::provisional::Spans;
 use super::queue::Queue;
 use super::refused::Refused;
 use super::{
-    AuditEntry, BatchKey, Command, Counters, DATABASE_FILE, Digest, Error, FrozenBatch, Lane, Outcome,
-    Pending, Settings, Staged, Store, Want, imported, schema,
+    AuditEntry, BatchKey, ClockNews, Command, Counters, DATABASE_FILE, Digest, Error, FrozenBatch, Lane,
+    Outcome, Pending, Settings, Staged, Store, Want, imported, schema,
 };
 
 mod apply;
 mod report;
+mod restamp;
 mod trim;
 
 pub use report::GAP_RULE;
@@ -72,6 +76,9 @@ pub fn open_with(
     let next = next_sequences(&db)?;
     let queue = Queue::load(&db, next)?;
     let boot = Boot::enter(&db, &clocks.boot_id())?;
+    let spans = Spans::enter(&db, boot.number, next)?;
+    let corrections = boot::corrections(&db)?;
+    let clock_offset = corrections.get(&boot.number).map(|correction| correction.offset);
     let recalled = Arc::new(read_facts(&db)?);
     let audit_hash = last_audit_hash(&db)?;
     let counters = Arc::new(Counters::default());
@@ -96,6 +103,9 @@ pub fn open_with(
         refused: Refused::default(),
         reporter: Reporter::unknown(),
         reports: reports.clone(),
+        spans,
+        corrections,
+        clock: None,
     };
     worker.counters.dead_letters.store(count_dead_letters(&worker.db)?, Relaxed);
     worker.publish()?;
@@ -110,7 +120,7 @@ pub fn open_with(
             ended.send(result).ok();
         })
         .map_err(|source| Error::Io { what: "cannot start the thread for", path, source })?;
-    Ok((Store { commands, pending, counters, id: store_id, recalled, reports }, end))
+    Ok((Store { commands, pending, counters, id: store_id, clock_offset, recalled, reports }, end))
 }
 
 struct Worker {
@@ -137,6 +147,11 @@ struct Worker {
     reporter: Reporter,
     /// Whether gaps are reported.
     reports: Arc<AtomicBool>,
+    spans: Spans,
+    /// By the number of the boot.
+    corrections: BTreeMap<i64, Correction>,
+    /// The latest; `None` before the first.
+    clock: Option<ClockNews>,
 }
 
 /// What shares one commit.
@@ -181,7 +196,7 @@ impl Group {
 
 impl Worker {
     fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), Error> {
-        while let Some(command) = commands.blocking_recv() {
+        while let Some(command) = self.next_command(&mut commands)? {
             self.progress.moved(self.clocks.since_boot());
             let mut group = Group::default();
             group.add(command);
@@ -201,6 +216,27 @@ impl Worker {
         self.boot.note_last(&self.db, self.clocks.since_boot())?;
         self.commit()?;
         self.db.close().map_err(|(_, source)| Error::Sqlite { what: "cannot close the database", source })
+    }
+
+    /// The next command; while there is none, times that can be are put right.
+    fn next_command(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<Option<Command>, Error> {
+        while self.has_corrections_due() {
+            match commands.try_recv() {
+                Ok(command) => return Ok(Some(command)),
+                Err(TryRecvError::Disconnected) => return Ok(None),
+                Err(TryRecvError::Empty) => {}
+            }
+            match self.correct_some() {
+                Ok(()) => {}
+                // It goes on behind the next command.
+                Err(error) if is_disk_full(&error) => {
+                    self.roll_back()?;
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(commands.blocking_recv())
     }
 
     /// Applies and commits `group`, waiting for room while the disk is full, then answers.
@@ -240,6 +276,9 @@ impl Worker {
             self.append(lane, group)?;
         }
         self.note_imported(group)?;
+        if let Some(news) = group.staged.news {
+            self.note_clock(news)?;
+        }
         for (key, outcome) in &group.settled {
             self.settle(*key, outcome)?;
         }
@@ -314,6 +353,7 @@ impl Worker {
                 .map_err(|source| Error::Sqlite { what: "cannot roll back", source })?;
         }
         self.queue = Queue::load(&self.db, next_sequences(&self.db)?)?;
+        self.load_clock()?;
         self.audit_hash = last_audit_hash(&self.db)?;
         self.counters.dead_letters.store(count_dead_letters(&self.db)?, Relaxed);
         self.reporter = Reporter::unknown();
@@ -341,6 +381,7 @@ impl Worker {
             counter.store(items, Relaxed);
         }
         self.pending.send_if_modified(|known| std::mem::replace(known, pending) != pending);
+        self.counters.provisional.store(self.spans.items(self.queue.next_sequences()), Relaxed);
         self.counters.store_bytes.store(self.used_bytes()?, Relaxed);
         if self.reporter.ledger_changed {
             self.reporter.ledger_changed = false;

@@ -4,6 +4,7 @@
 
 mod blackbox;
 mod cli;
+mod clock;
 mod config;
 mod delivery;
 mod fleet;

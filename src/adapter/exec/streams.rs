@@ -68,7 +68,7 @@ impl<'a> Streams<'a> {
             sensor_name: Some(&self.source.name),
             unit: &self.source.unit,
             units: None,
-            timestamp: clock::unix_seconds(),
+            timestamp: clock::boot_seconds(),
             origin: &self.source.name,
         };
         match self.output.line.text() {

@@ -52,7 +52,7 @@ impl<R: BufRead> Rows<R> {
             sensor_name: Some(&self.sensor_name),
             unit: &self.unit,
             units: None,
-            timestamp: clock::unix_seconds(),
+            timestamp: clock::boot_seconds(),
             origin: &self.sensor_name,
         };
         for _ in 0..LINES_PER_STEP_MAX {
@@ -142,17 +142,18 @@ impl Table {
         let refused = |reason| (reason, Some(sensor_name.to_owned()));
         let value = json::parse_scalar(field(self.columns.value)).map_err(refused)?;
         let timestamp = match field(self.columns.timestamp) {
-            "" => defaults.timestamp,
-            text => json::parse_timestamp(text).ok_or_else(|| refused(Refusal::Malformed))?,
+            "" => None,
+            text => Some(json::parse_timestamp(text).ok_or_else(|| refused(Refusal::Malformed))?),
         };
-        let timestamp = if timestamp == 0.0 { defaults.timestamp } else { timestamp };
+        let timestamp = timestamp.filter(|seconds| *seconds != 0.0);
         let metadata = match field(self.columns.metadata) {
             "" => "{}".into(),
             text => json::parse_metadata(text).ok_or_else(|| refused(Refusal::Malformed))?,
         };
         let unit = field(self.columns.unit);
         let unit = if unit.is_empty() { defaults.unit } else { unit };
-        batch.push(Reading { sensor_name, timestamp, value, unit, metadata: &metadata });
+        let reading = Reading { sensor_name, timestamp: 0.0, value, unit, metadata: &metadata };
+        defaults.push(batch, reading, timestamp);
         Ok(())
     }
 }

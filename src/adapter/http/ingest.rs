@@ -50,7 +50,7 @@ pub(super) async fn ingest(
     units: &BTreeMap<String, String>,
     intake: &Intake,
 ) -> Result<Tally, Failure> {
-    let timestamp = clock::unix_seconds();
+    let timestamp = clock::boot_seconds();
     let defaults = Defaults { sensor_name: None, unit: "", units: Some(units), timestamp, origin: "http" };
     let mut request = Pending { intake, batch: Batch::default(), receipts: Vec::new(), tally: Tally::default() };
     let mut found = false;

@@ -218,7 +218,7 @@ impl Session<'_> {
     /// Reads the payload; what cannot be read is counted, and acknowledged like the rest, or the broker
     /// would send it for ever.
     fn read(&mut self, publish: &Publish) {
-        let read = self.route.read(&mut self.batch, &publish.topic, &publish.payload, clock::unix_seconds());
+        let read = self.route.read(&mut self.batch, &publish.topic, &publish.payload, clock::boot_seconds());
         if let Err(NotConfigured(name)) = read {
             self.unsubscribe(name);
         }

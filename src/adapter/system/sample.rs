@@ -41,8 +41,8 @@ impl<'a> Sample<'a> {
         self.health.note(sensor_name, value.as_ref().err());
         match value {
             Ok(value) => {
-                let timestamp = clock::unix_seconds();
-                self.batch.push(Reading { sensor_name, timestamp, value, unit, metadata: "{}" });
+                let timestamp = clock::boot_seconds();
+                self.batch.push_stamped(Reading { sensor_name, timestamp, value, unit, metadata: "{}" });
             }
             Err(Fault::Unreadable(_)) => self.batch.refuse(Refusal::Incomplete, sensor_name),
             Err(Fault::Wrong(_)) => self.batch.refuse(Refusal::Malformed, sensor_name),

@@ -75,7 +75,7 @@ fn reading(
         return Ok(Taken::Queued);
     }
     let mut stage = |lane, reading: Reading<'_>| {
-        staged.push(lane, reading.timestamp, |out| encode::reading(out, reading));
+        staged.push(lane, reading.timestamp, |out| encode::reading(out, reading, None));
     };
     if let Some(local) = local {
         stage(Lane::Local, local);

@@ -20,6 +20,8 @@ pub(super) struct Cooldowns {
 struct Fire {
     /// Unix seconds, by the reading.
     timestamp: f64,
+    /// By the agent's own clock.
+    stamped: bool,
     /// Its key in `order`.
     number: u64,
 }
@@ -40,7 +42,14 @@ impl Cooldowns {
     /// The cooldown holds in both directions of time: a late reading from within it does not fire
     /// either, and a clock that was set back by more silences nothing. Time is that of the readings,
     /// in Unix seconds.
-    pub(super) fn permits(&mut self, rule: usize, sensor: &str, timestamp: f64, cooldown: Duration) -> bool {
+    pub(super) fn permits(
+        &mut self,
+        rule: usize,
+        sensor: &str,
+        timestamp: f64,
+        cooldown: Duration,
+        stamped: bool,
+    ) -> bool {
         if cooldown.is_zero() {
             return true;
         }
@@ -53,17 +62,24 @@ impl Cooldowns {
             if distance + TIMESTAMP_PRECISION_SECONDS < cooldown.as_secs_f64() {
                 return false;
             }
-            let before = std::mem::replace(fire, Fire { timestamp, number });
+            let before = std::mem::replace(fire, Fire { timestamp, stamped, number });
             let entry = self.order.remove(&before.number).expect("every fire has its place in the order");
             self.order.insert(number, entry);
         } else {
             let sensor: Arc<str> = sensor.into();
-            fires.insert(Arc::clone(&sensor), Fire { timestamp, number });
+            fires.insert(Arc::clone(&sensor), Fire { timestamp, stamped, number });
             self.order.insert(number, (rule, sensor));
             self.evict();
         }
         self.next += 1;
         true
+    }
+
+    /// Moves the fires of the agent's own clock by as many seconds as that was set.
+    pub(super) fn clock_moved(&mut self, moved: f64) {
+        for fire in self.fires.iter_mut().flat_map(HashMap::values_mut).filter(|fire| fire.stamped) {
+            fire.timestamp += moved;
+        }
     }
 
     /// Takes over what `old` remembers, its rule numbers translated; `None` forgets a rule.
@@ -112,33 +128,46 @@ mod tests {
         let mut cooldowns = Cooldowns::new(1, 8);
         for turn in 0..1000 {
             let timestamp = 1_717_156_800.1 + 60.0 * f64::from(turn);
-            assert!(cooldowns.permits(0, "x", timestamp, MINUTE), "{timestamp}");
-            assert!(!cooldowns.permits(0, "x", timestamp + 59.9, MINUTE));
+            assert!(cooldowns.permits(0, "x", timestamp, MINUTE, false), "{timestamp}");
+            assert!(!cooldowns.permits(0, "x", timestamp + 59.9, MINUTE, false));
         }
     }
 
     #[test]
     fn a_late_reading_is_silent_and_a_clock_set_back_is_not() {
         let mut cooldowns = Cooldowns::new(1, 8);
-        assert!(cooldowns.permits(0, "x", 10_000.0, MINUTE));
-        assert!(!cooldowns.permits(0, "x", 9_950.0, MINUTE));
-        assert!(cooldowns.permits(0, "x", 5_000.0, MINUTE));
-        assert!(!cooldowns.permits(0, "x", 5_059.0, MINUTE));
-        assert!(cooldowns.permits(0, "x", 5_060.0, MINUTE));
+        assert!(cooldowns.permits(0, "x", 10_000.0, MINUTE, false));
+        assert!(!cooldowns.permits(0, "x", 9_950.0, MINUTE, false));
+        assert!(cooldowns.permits(0, "x", 5_000.0, MINUTE, false));
+        assert!(!cooldowns.permits(0, "x", 5_059.0, MINUTE, false));
+        assert!(cooldowns.permits(0, "x", 5_060.0, MINUTE, false));
+    }
+
+    #[test]
+    fn a_cooldown_on_the_agents_own_clock_lasts_as_long_whatever_the_clock_jumps() {
+        for jump in [1.8e9, -1.8e9, 40.0] {
+            let mut cooldowns = Cooldowns::new(1, 8);
+            assert!(cooldowns.permits(0, "x", 2e9, MINUTE, true));
+            assert!(cooldowns.permits(0, "of a source", 2e9, MINUTE, false));
+            cooldowns.clock_moved(jump);
+            assert!(!cooldowns.permits(0, "x", 2e9 + jump + 59.0, MINUTE, true));
+            assert!(cooldowns.permits(0, "x", 2e9 + jump + 60.0, MINUTE, true));
+            assert!(!cooldowns.permits(0, "of a source", 2e9 + 59.0, MINUTE, false));
+        }
     }
 
     #[test]
     fn the_sensor_that_fired_longest_ago_is_forgotten_first() {
         let mut cooldowns = Cooldowns::new(2, 2);
-        assert!(cooldowns.permits(0, "x", 100.0, MINUTE));
-        assert!(cooldowns.permits(1, "x", 100.0, MINUTE));
-        assert!(cooldowns.permits(0, "x", 160.0, MINUTE));
-        assert!(cooldowns.permits(0, "y", 161.0, MINUTE));
+        assert!(cooldowns.permits(0, "x", 100.0, MINUTE, false));
+        assert!(cooldowns.permits(1, "x", 100.0, MINUTE, false));
+        assert!(cooldowns.permits(0, "x", 160.0, MINUTE, false));
+        assert!(cooldowns.permits(0, "y", 161.0, MINUTE, false));
         assert_eq!(cooldowns.evictions().load(Relaxed), 1);
-        assert!(!cooldowns.permits(0, "x", 162.0, MINUTE));
-        assert!(!cooldowns.permits(0, "y", 162.0, MINUTE));
+        assert!(!cooldowns.permits(0, "x", 162.0, MINUTE, false));
+        assert!(!cooldowns.permits(0, "y", 162.0, MINUTE, false));
         // Rule 1 was the one forgotten, and fires early.
-        assert!(cooldowns.permits(1, "x", 110.0, MINUTE));
+        assert!(cooldowns.permits(1, "x", 110.0, MINUTE, false));
         assert_eq!(cooldowns.order.len(), 2);
         assert_eq!(cooldowns.fires.iter().map(HashMap::len).sum::<usize>(), 2);
     }
@@ -147,7 +176,7 @@ mod tests {
     fn a_rule_without_a_cooldown_is_not_remembered() {
         let mut cooldowns = Cooldowns::new(1, 8);
         for _ in 0..3 {
-            assert!(cooldowns.permits(0, "x", 1.0, Duration::ZERO));
+            assert!(cooldowns.permits(0, "x", 1.0, Duration::ZERO, false));
         }
         assert!(cooldowns.order.is_empty());
     }
@@ -156,14 +185,14 @@ mod tests {
     fn what_is_carried_over_stays_bounded_and_in_order() {
         let mut old = Cooldowns::new(2, 4);
         for (rule, sensor) in [(0, "a"), (1, "b"), (0, "c")] {
-            assert!(old.permits(rule, sensor, 100.0, MINUTE));
+            assert!(old.permits(rule, sensor, 100.0, MINUTE, false));
         }
         let mut cooldowns = Cooldowns::new(1, 2);
         cooldowns.carry_over(old, &[Some(0), None]);
-        assert!(!cooldowns.permits(0, "a", 110.0, MINUTE));
-        assert!(cooldowns.permits(0, "b", 110.0, MINUTE));
+        assert!(!cooldowns.permits(0, "a", 110.0, MINUTE, false));
+        assert!(cooldowns.permits(0, "b", 110.0, MINUTE, false));
         assert_eq!(cooldowns.order.len(), 2);
         // "a" was the oldest, and made room for "b".
-        assert!(cooldowns.permits(0, "a", 110.0, MINUTE));
+        assert!(cooldowns.permits(0, "a", 110.0, MINUTE, false));
     }
 }

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 pub use self::settings::{Aggregation, Kind, Settings};
 
-use self::sensor::{Plan, Sensor};
+use self::sensor::{At, Plan, Sensor};
 use self::series::FAR_BEHIND_US;
 use self::stats::VALUE_MAX;
 use crate::privacy::pattern;
@@ -30,6 +30,8 @@ pub struct WindowResult<'a> {
     pub sensor_name: &'a str,
     /// Of the latest reading before the span ended; empty when sensors of a window over all differ.
     pub unit: &'a str,
+    /// The readings' time is the agent's own.
+    pub stamped: bool,
     /// Unix seconds UTC, in the readings' own time; the first instant of the span.
     pub start: f64,
     /// Unix seconds UTC; the first instant after the span.
@@ -116,10 +118,16 @@ impl Windows {
 
     /// Takes a reading into every window it belongs to and emits the spans that it shows to have
     /// ended, before it is added. `pooled` is false for what privacy keeps out of windows over all
-    /// sensors.
+    /// sensors, `stamped` true for readings with the agent's own time.
     ///
     /// The sensor's time may jump anywhere: the work is bounded by the panes of its windows.
-    pub fn add(&mut self, reading: Reading<'_>, pooled: bool, emit: &mut impl FnMut(WindowResult<'_>)) {
+    pub fn add(
+        &mut self,
+        reading: Reading<'_>,
+        pooled: bool,
+        stamped: bool,
+        emit: &mut impl FnMut(WindowResult<'_>),
+    ) {
         if self.plans.is_empty() {
             return;
         }
@@ -127,13 +135,14 @@ impl Windows {
             self.counts.left_out += 1;
             return;
         };
+        let at = At { time_us, now_us: self.now_us, stamped };
         if pooled && !self.pooled.series.is_empty() {
             let of_all = Reading { sensor_name: ALL_SENSORS, ..reading };
-            self.pooled.add(&self.plans, of_all, time_us, self.now_us, &mut self.counts, emit);
+            self.pooled.add(&self.plans, of_all, at, &mut self.counts, emit);
             self.pooled.note_unit_of_many(reading.unit);
         }
-        if self.has_patterns && !self.add_known(reading, time_us, emit) && self.admit(reading.sensor_name) {
-            self.add_known(reading, time_us, emit);
+        if self.has_patterns && !self.add_known(reading, at, emit) && self.admit(reading.sensor_name) {
+            self.add_known(reading, at, emit);
         }
     }
 
@@ -168,6 +177,15 @@ impl Windows {
         self.note_room();
     }
 
+    /// Goes along when the wall clock is set by `moved` seconds. What a span on the agent's own time holds
+    /// stays in the one that is open then; spans of other clocks end when they would have.
+    pub fn clock_moved(&mut self, moved: f64) {
+        let Some(moved_us) = micros(moved) else { return };
+        self.now_us = self.now_us.map(|now| now + moved_us);
+        self.pooled.clock_moved(moved_us);
+        self.sensors.values_mut().for_each(|sensor| sensor.clock_moved(moved_us));
+    }
+
     /// Takes the open spans of `old` for every window that is configured as before, and its counts.
     /// To be called on new windows, before the first reading.
     pub fn carry_over(&mut self, old: Self) {
@@ -192,14 +210,9 @@ impl Windows {
     }
 
     /// Takes a reading of a sensor that is known; false when it is not.
-    fn add_known(
-        &mut self,
-        reading: Reading<'_>,
-        time_us: i64,
-        emit: &mut impl FnMut(WindowResult<'_>),
-    ) -> bool {
+    fn add_known(&mut self, reading: Reading<'_>, at: At, emit: &mut impl FnMut(WindowResult<'_>)) -> bool {
         let Some(sensor) = self.sensors.get_mut(reading.sensor_name) else { return false };
-        sensor.add(&self.plans, reading, time_us, self.now_us, &mut self.counts, emit);
+        sensor.add(&self.plans, reading, at, &mut self.counts, emit);
         sensor.note_unit(reading.unit);
         true
     }

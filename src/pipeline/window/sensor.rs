@@ -27,8 +27,19 @@ pub(super) struct Sensor {
     mixed_units: bool,
     /// Time of the newest reading; `None` before the first.
     newest_us: Option<i64>,
-    /// How long before its arrival the newest reading was taken, as well as the last flush tells.
+    /// How long before its arrival the newest reading was taken, as well as the last flush tells; less
+    /// than 0 when its clock is ahead of ours.
     lag_us: i64,
+    /// The newest reading has the agent's own time.
+    stamped: bool,
+}
+
+/// When a reading was taken, by whose clock, and when the last flush was.
+#[derive(Clone, Copy)]
+pub(super) struct At {
+    pub(super) time_us: i64,
+    pub(super) now_us: Option<i64>,
+    pub(super) stamped: bool,
 }
 
 impl Sensor {
@@ -41,6 +52,7 @@ impl Sensor {
             mixed_units: false,
             newest_us: None,
             lag_us: 0,
+            stamped: false,
         }
     }
 
@@ -53,16 +65,16 @@ impl Sensor {
         &mut self,
         plans: &[Plan],
         reading: Reading<'_>,
-        time_us: i64,
-        now_us: Option<i64>,
+        At { time_us, now_us, stamped }: At,
         counts: &mut Counts,
         emit: &mut impl FnMut(WindowResult<'_>),
     ) {
         let mut set_back = false;
+        self.stamped = stamped;
         for series in &mut self.series {
             let window = &plans[series.plan].settings;
             let unit = &self.unit;
-            let mut emit = |span: Span| emit(result(window, reading.sensor_name, unit, &span));
+            let mut emit = |span: Span| emit(result(window, reading.sensor_name, unit, stamped, &span));
             match series.add(time_us, reading.value, &mut emit) {
                 Fate::InTime => {}
                 Fate::Late => counts.late += 1,
@@ -75,8 +87,7 @@ impl Sensor {
         }
         if set_back || self.newest_us.is_none_or(|newest| time_us >= newest) {
             self.newest_us = Some(time_us);
-            // A sensor ahead of the wall clock counts as on time: its spans end later, never early.
-            self.lag_us = now_us.map_or(0, |now| (now - time_us).max(0));
+            self.lag_us = now_us.map_or(0, |now| now - time_us);
         }
     }
 
@@ -106,17 +117,33 @@ impl Sensor {
         now_us: i64,
         emit: &mut impl FnMut(WindowResult<'_>),
     ) {
+        let until_us = now_us - self.behind_us() - GRACE_US;
         for series in &mut self.series {
             let window = &plans[series.plan].settings;
-            let unit = &self.unit;
-            series.close_until(now_us - self.lag_us - GRACE_US, &mut |span| {
-                emit(result(window, name, unit, &span))
-            });
+            let (unit, stamped) = (&self.unit, self.stamped);
+            series.close_until(until_us, &mut |span| emit(result(window, name, unit, stamped, &span)));
+        }
+    }
+
+    /// A sensor ahead of the wall clock counts as on time: its spans end later, never early.
+    fn behind_us(&self) -> i64 {
+        self.lag_us.max(0)
+    }
+
+    /// Goes along when the wall clock is set by `moved_us`.
+    pub(super) fn clock_moved(&mut self, moved_us: i64) {
+        let Some(newest_us) = self.newest_us else { return };
+        if self.stamped {
+            self.series.iter_mut().for_each(|series| series.clock_moved(newest_us, moved_us));
+            self.newest_us = Some(newest_us + moved_us);
+        } else {
+            self.lag_us += moved_us;
         }
     }
 
     /// Whether its state is of no more use at `now_us`: silent so long that no late reading is to be
-    /// expected, or in a future that was a wrong clock's.
+    /// expected, or in a future that was a wrong clock's. That its clock is ahead of ours is no reason: ours may
+    /// not be set yet.
     pub(super) fn is_over(&self, now_us: i64) -> bool {
         let Some(newest_us) = self.newest_us else { return false };
         let duration_us = self.series.iter().map(Series::duration_us).max().unwrap_or(0);
@@ -131,6 +158,7 @@ impl Sensor {
         self.mixed_units = false;
         self.newest_us = None;
         self.lag_us = 0;
+        self.stamped = false;
     }
 
     /// Takes the series of `old` whose window is configured as before.
@@ -149,16 +177,24 @@ impl Sensor {
             self.mixed_units = old.mixed_units;
             self.newest_us = old.newest_us;
             self.lag_us = old.lag_us;
+            self.stamped = old.stamped;
         }
     }
 }
 
-fn result<'a>(window: &'a Settings, sensor_name: &'a str, unit: &'a str, span: &Span) -> WindowResult<'a> {
+fn result<'a>(
+    window: &'a Settings,
+    sensor_name: &'a str,
+    unit: &'a str,
+    stamped: bool,
+    span: &Span,
+) -> WindowResult<'a> {
     let stats = &span.stats;
     WindowResult {
         window,
         sensor_name,
         unit,
+        stamped,
         start: span.start_us as f64 / 1e6,
         end: span.end_us as f64 / 1e6,
         mean: stats.mean(),

@@ -120,6 +120,25 @@ impl Series {
         }
     }
 
+    /// Goes along when the clock of the readings, the newest of them at `newest_us`, is set by `moved_us`:
+    /// the span that the newest lies in becomes the one at its new time, and earlier ones follow.
+    pub(super) fn clock_moved(&mut self, newest_us: i64, moved_us: i64) {
+        let step_us = self.shape.step * self.shape.pane_us;
+        let steps = (newest_us + moved_us).div_euclid(step_us) - newest_us.div_euclid(step_us);
+        let panes = steps * self.shape.step;
+        let Some(next_end) = self.next_end.filter(|_| panes != 0) else { return };
+        self.next_end = Some(next_end + panes);
+        self.newest += panes;
+        (self.merged, self.suffix_end, self.back_end) = (false, 0, 0);
+        let empty = vec![Pane { number: i64::MIN, stats: Stats::EMPTY }; self.ring.len()];
+        let held = std::mem::replace(&mut self.ring, empty.into());
+        for pane in held.into_iter().filter(|pane| pane.number != i64::MIN) {
+            let number = pane.number + panes;
+            let slot = self.slot(number);
+            self.ring[slot] = Pane { number, ..pane };
+        }
+    }
+
     /// Forgets all readings.
     pub(super) fn restart(&mut self) {
         self.next_end = None;

@@ -27,7 +27,7 @@ fn row(result: WindowResult<'_>) -> Row {
 
 fn add(windows: &mut Windows, reading: Reading<'_>) -> Vec<Row> {
     let mut rows = Vec::new();
-    windows.add(reading, true, &mut |result| rows.push(row(result)));
+    windows.add(reading, true, false, &mut |result| rows.push(row(result)));
     rows
 }
 
@@ -82,7 +82,7 @@ fn a_pattern_gives_each_sensor_its_own_window_and_none_pools_them() {
         Windows::new(&[window("each", Some("t*"), 60.0, 60.0), window("all", None, 60.0, 60.0)]);
     let mut rows = Vec::new();
     for (name, pooled) in [("t1", true), ("t2", false), ("x", true)] {
-        windows.add(reading(name, T, 1.0), pooled, &mut |result| rows.push(row(result)));
+        windows.add(reading(name, T, 1.0), pooled, false, &mut |result| rows.push(row(result)));
     }
     assert_eq!(rows, []);
     let mut rows = flush(&mut windows, T + 65.0);
@@ -180,7 +180,7 @@ fn the_result_has_the_aggregates_and_the_unit() {
 fn a_window_over_sensors_of_different_units_has_none() {
     let mut windows = Windows::new(&[window("w", None, 60.0, 60.0)]);
     for unit in ["C", "F", "C"] {
-        windows.add(Reading { unit, ..reading("a", T, 1.0) }, true, &mut |_| {});
+        windows.add(Reading { unit, ..reading("a", T, 1.0) }, true, false, &mut |_| {});
     }
     windows.flush(T + 70.0, &mut |result| assert_eq!(result.unit, ""));
 }
@@ -248,4 +248,45 @@ fn what_no_window_can_take_is_left_out() {
     assert_eq!(flush(&mut windows, f64::MAX), []);
     add(&mut windows, reading("a", T, 1.0));
     assert_eq!(flush(&mut windows, T + 70.0), [expected("w", "a", T, T + 60.0, 1, 1.0)]);
+}
+
+/// Readings of the agent's own clock, one a second, around a jump of it.
+fn stamped_around(jump: f64, source: Option<f64>) -> Vec<Row> {
+    let mut windows = Windows::new(&[window("w", Some("*"), 60.0, 60.0), window("r", Some("*"), 60.0, 20.0)]);
+    let mut rows = Vec::new();
+    let mut now = source.unwrap_or(12.0);
+    for second in 0..600 {
+        if second == 290 {
+            now += jump;
+            windows.clock_moved(jump);
+        }
+        let mut emit = |result: WindowResult<'_>| rows.push(row(result));
+        windows.flush(now, &mut emit);
+        let timestamp = source.map_or(now, |start| start + f64::from(second));
+        windows.add(reading("a", timestamp, 1.0), true, source.is_none(), &mut emit);
+        now += 1.0;
+    }
+    windows.flush(now + 100.0, &mut |result| rows.push(row(result)));
+    rows
+}
+
+#[test]
+fn a_jump_of_the_agents_clock_ends_no_span_and_loses_no_reading() {
+    for jump in [1.8e9, -1.0, 7.0, 1.8e9 + 31.0, 59.9, -11.0] {
+        let rows = stamped_around(jump, None);
+        assert!(rows.iter().all(|(.., start, end, _, _)| end - start == 60.0 && end % 20.0 == 0.0));
+        let tumbling = rows.iter().filter(|(name, ..)| name == "w");
+        assert_eq!(tumbling.map(|(.., count, _)| count).sum::<u64>(), 600, "{jump}");
+    }
+}
+
+#[test]
+fn a_jump_of_the_agents_clock_is_nothing_to_a_source_with_its_own() {
+    let undisturbed = stamped_around(0.0, Some(T));
+    for jump in [1.8e9, -30.0, 59.9] {
+        assert_eq!(stamped_around(jump, Some(T)), undisturbed, "{jump}");
+    }
+    // The last span of a source that is ahead of our clock ends with its next reading.
+    let ahead = stamped_around(-1.7e9, Some(T));
+    assert!(undisturbed.starts_with(&ahead) && undisturbed.len() - ahead.len() < 8, "{ahead:?}");
 }

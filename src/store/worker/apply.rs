@@ -22,6 +22,9 @@ impl Worker {
         self.begin()?;
         let since_boot = self.clocks.since_boot();
         let at = self.boot.at(since_boot);
+        if text.provisional {
+            self.spans.note(&self.db, lane, self.boot.number, self.queue.next_sequence(lane))?;
+        }
         for piece in text.pieces(block::PIECE_BYTES_MAX) {
             let first = self.queue.next_sequence(lane);
             let bytes = block::insert(&self.db, &mut self.codec, lane, first, text, piece, at)?;
@@ -148,15 +151,20 @@ impl Worker {
         }
         self.begin()?;
         let since_boot = self.clocks.since_boot();
+        if self.is_held(lane, since_boot) {
+            return Ok(None);
+        }
         let source = match backlog {
             false => self.queue.live(&self.db, lane, want, since_boot)?,
             true => self.queue.backlog(lane),
         };
         let Some(source) = source else { return Ok(None) };
+        let last = source.last.min(source.first.saturating_add(u64::from(want.items_max)));
+        self.correct_before_freezing(lane, source.first, last)?;
         let bytes_max = want.bytes_max as usize;
         let (items, last) =
             self.read(lane, source.first, source.last, u64::from(want.items_max), bytes_max)?;
-        let frozen_at = self.clocks.unix_seconds();
+        let frozen_at = self.wall(since_boot);
         let key = self.queue.freeze(&self.db, source, last, frozen_at, since_boot)?;
         Ok(Some(self.batch(key, frozen_at, backlog, items)))
     }

@@ -6,8 +6,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::{Worker, is_disk_full};
+use crate::clock::mark::{self, Mark};
 use crate::reading::Severity;
 use crate::store::gap::{self, Gap, Key, Reason, Report, Told};
 use crate::store::names::{NAMES_MAX, Names};
@@ -210,11 +212,17 @@ impl Worker {
 
     /// Appends the event, inside the transaction; returns its number.
     fn tell(&mut self, key: &Key, told: &Told) -> Result<u64, Error> {
-        let now = self.clocks.unix_seconds();
-        let mut text = LaneText { count: 1, time_min: now, time_max: now, ..LaneText::default() };
-        write(&mut text.lines, key, told, now);
         let since_boot = self.clocks.since_boot();
+        let now = self.wall(since_boot);
+        let mut text = LaneText { count: 1, time_min: now, time_max: now, ..LaneText::default() };
+        let boot = self.clocks.boot_id();
+        let is_provisional = self.clock.is_some_and(|news| !news.is_synchronised);
+        let mark = is_provisional.then(|| Mark { boot: &boot, boot_time: since_boot.as_secs_f64() });
+        write(&mut text.lines, key, told, now, mark);
         let first = self.queue.next_sequence(Lane::Anomaly);
+        if mark.is_some() {
+            self.spans.note(&self.db, Lane::Anomaly, self.boot.number, first)?;
+        }
         let at = self.boot.at(since_boot);
         block::insert(&self.db, &mut self.codec, Lane::Anomaly, first, &text, (&text.lines, 1), at)?;
         self.queue.appended(Lane::Anomaly, 1, since_boot);
@@ -223,25 +231,26 @@ impl Worker {
 }
 
 /// Appends the event, one line.
-fn write(out: &mut Vec<u8>, key: &Key, told: &Told, now: f64) {
+fn write(out: &mut Vec<u8>, key: &Key, told: &Told, now: f64, mark: Option<Mark<'_>>) {
     let message = format!("{} items will not be delivered: {}", told.count, Reason::text(&key.reason));
+    let metadata = Metadata {
+        reason: &key.reason,
+        store_id: &key.store_id,
+        lane: key.lane,
+        spans: &told.spans,
+        count: told.count,
+        time_min: told.time.map(|(min, _)| min),
+        time_max: told.time.map(|(_, max)| max),
+        sensors: told.sensors.as_slice(),
+        more_sensors: told.sensors.as_slice().len() >= NAMES_MAX,
+    };
     let event = GapEvent {
         rule_name: GAP_RULE,
         timestamp: now,
         severity: Severity::Warning.name(),
         message: &message,
         sensor_readings: [],
-        metadata: Metadata {
-            reason: &key.reason,
-            store_id: &key.store_id,
-            lane: key.lane,
-            spans: &told.spans,
-            count: told.count,
-            time_min: told.time.map(|(min, _)| min),
-            time_max: told.time.map(|(_, max)| max),
-            sensors: told.sensors.as_slice(),
-            more_sensors: told.sensors.as_slice().len() >= NAMES_MAX,
-        },
+        metadata: mark::with_mark(&metadata, mark),
     };
     serde_json::to_writer(&mut *out, &event).expect("strings and finite numbers always encode");
     out.push(b'\n');
@@ -254,7 +263,7 @@ struct GapEvent<'a> {
     severity: &'a str,
     message: &'a str,
     sensor_readings: [(); 0],
-    metadata: Metadata<'a>,
+    metadata: Box<RawValue>,
 }
 
 #[derive(Serialize)]

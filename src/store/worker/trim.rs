@@ -51,6 +51,7 @@ impl Worker {
             }
             let Some((lane, first, end)) = self.oldest_to_drop(give_up)? else { break };
             lost += self.lose_block(Reason::Retention, lane, first, end)?;
+            self.spans.deleted(&self.db, lane, end)?;
             any = true;
         }
         self.commit()?;
@@ -93,9 +94,9 @@ impl Worker {
                 break;
             }
             for lane in Lane::ALL {
-                let Some((first, end, time_max)) = self.oldest_free(lane, settled)? else { continue };
+                let Some((first, end, age_ms)) = self.oldest_free(lane, settled)? else { continue };
                 ranges[lane.index()] = (first, end);
-                oldest.push(Oldest { lane, time_max, settled });
+                oldest.push(Oldest { lane, age_ms, settled });
             }
         }
         Ok(retention::victim(&oldest).map(|lane| {
@@ -105,12 +106,12 @@ impl Worker {
     }
 
     /// The oldest block of `lane` that holds nothing of a frozen batch, which must stay whole, and with
-    /// `settled` nothing undelivered either: its first number, the one behind its last, and the time of
-    /// its newest item. Without delivery the frozen ones are the oldest of all, and what comes behind
+    /// `settled` nothing undelivered either: its first number, the one behind its last, and the age of
+    /// the database when it was committed. Without delivery the frozen ones are the oldest of all, and what comes behind
     /// them must still make room; newer data that was delivered first lies behind the backlog.
-    fn oldest_free(&self, lane: Lane, settled: bool) -> Result<Option<(u64, u64, f64)>, Error> {
+    fn oldest_free(&self, lane: Lane, settled: bool) -> Result<Option<(u64, u64, i64)>, Error> {
         let mut from = 0;
-        while let Some((first, count, time_max)) = block::oldest(&self.db, lane, from)? {
+        while let Some((first, count, age_ms)) = block::oldest(&self.db, lane, from)? {
             let end = first + count;
             let held_until = if settled {
                 self.queue.pending_until(lane, first, end)
@@ -118,7 +119,7 @@ impl Worker {
                 self.queue.frozen_until(lane, first, end)
             };
             match held_until {
-                None => return Ok(Some((first, end, time_max))),
+                None => return Ok(Some((first, end, age_ms))),
                 // A block that begins within the batch holds some of it.
                 Some(held_end) => from = end.max(held_end),
             }

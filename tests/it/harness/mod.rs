@@ -5,6 +5,7 @@ pub mod census;
 pub mod cloud;
 pub mod daemon;
 pub mod endpoint;
+pub mod fake_clock;
 pub mod log;
 pub mod model_queue;
 pub mod process;
