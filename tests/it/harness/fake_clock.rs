@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -83,7 +83,7 @@ impl FakeClock {
 
 /// The time as it is, Unix seconds.
 pub fn real_now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+    pyvorin_edge::clock::unix_seconds()
 }
 
 fn real_since_boot() -> Duration {
