@@ -1,6 +1,7 @@
 //! The run loop: start, run until told to stop or until a part fails, drain.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -28,7 +29,7 @@ use crate::lifecycle::supervisor::{Supervisor, TaskEnd};
 use crate::lifecycle::systemd::{self, Notifier};
 use crate::lifecycle::watchdog::{Progress, Watchdog};
 use crate::store::{self, Store};
-use crate::upload;
+use crate::{pipeline, upload};
 
 /// From the request to stop to the end, whatever hangs.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
@@ -54,7 +55,8 @@ pub async fn run(loaded: Loaded, options: LoadOptions, surroundings: Surrounding
     let upload_progress = Arc::new(Progress::default());
     let mut checks = parts.progress.to_vec();
     checks.push(("uploader", upload_progress.clone()));
-    let stages: Vec<_> = checks.iter().map(|(_, progress)| progress.clone()).collect();
+    let waiting: Vec<_> =
+        checks.iter().filter(|(stage, _)| *stage != "store").map(|(_, progress)| progress.clone()).collect();
     let watchdog = Watchdog::new(notifier.clone(), systemd::watchdog_interval(), checks.clone());
     let (cloud, cloud_receiver) = watch::channel(config.cloud.clone());
 
@@ -64,6 +66,7 @@ pub async fn run(loaded: Loaded, options: LoadOptions, surroundings: Surrounding
     reloader.start_sources(&mut inbound);
     let remembered = store.recalled(REMEMBERED_AS);
     let wear = Arc::new(Wear::new(config.wear, remembered, counters.clone(), clock::since_boot()));
+    let taken_in = counters.clone();
     let view = Arc::new(View {
         started_at,
         phase: phase_receiver,
@@ -107,7 +110,7 @@ pub async fn run(loaded: Loaded, options: LoadOptions, surroundings: Surrounding
     );
     spawn_health(&mut outbound, &config, view, egress.clone())?;
     let pinged = store.clone();
-    let watch_over = watchdog.run(move || answers(pinged.clone(), stages.clone()), egress.clone());
+    let watch_over = watchdog.run(move || answers(pinged.clone(), waiting.clone()), egress.clone());
     outbound.spawn("watchdog", async {
         watch_over.await;
         anyhow::Ok(())
@@ -132,7 +135,7 @@ pub async fn run(loaded: Loaded, options: LoadOptions, surroundings: Surrounding
         tokio::select! {
             () = &mut handle_signals => {}
             () = stop.cancelled() => break None,
-            // A full disk can hold up a reload; a request to stop does not wait for it.
+            // A disk in trouble can hold up a reload; a request to stop does not wait for it.
             () = reload.notified() => tokio::select! {
                 applied = reloader.reload(&mut inbound) => match applied {
                     Ok(()) => blackbox.record(What::Reloaded, ""),
@@ -156,7 +159,7 @@ pub async fn run(loaded: Loaded, options: LoadOptions, surroundings: Surrounding
     let drained = async {
         intake.cancel();
         drop(reloader);
-        drain(&mut inbound, &mut outbound, &egress, awaited).await
+        drain(&mut inbound, &mut outbound, &egress, awaited, &taken_in).await
     };
     // Signals are still served: a second one ends the process at once.
     let drained = tokio::select! {
@@ -175,9 +178,18 @@ async fn drain(
     outbound: &mut Supervisor,
     egress: &CancellationToken,
     store_end: Option<oneshot::Receiver<Result<(), store::Error>>>,
+    taken_in: &pipeline::Counters,
 ) -> anyhow::Result<()> {
     let deadline = Instant::now() + DRAIN_DEADLINE;
     let mut late = inbound.drain(INTAKE_DEADLINE).await;
+    if late.iter().any(|task| task == "pipeline") {
+        // The store takes nothing: a disk that is full or fails.
+        let items = taken_in.buffer_count.load(Relaxed);
+        tracing::error!(
+            items,
+            "the pipeline could not hand over what it had taken in; nothing of it was acknowledged"
+        );
+    }
     egress.cancel();
     late.extend(outbound.drain(deadline.saturating_duration_since(Instant::now())).await);
     if !late.is_empty() {
@@ -202,11 +214,11 @@ pub fn store_ended(end: Result<Result<(), store::Error>, RecvError>) -> anyhow::
     }
 }
 
-/// A full disk is waited out, so a store that waits for room counts as alive, and so do the stages that
-/// wait for the store: a restart would make no room, and lose what they hold.
-async fn answers(store: Store, stages: Vec<Arc<Progress>>) -> bool {
-    if store.counters().is_disk_full() {
-        stages.iter().for_each(|stage| stage.idle());
+/// A disk in trouble is waited out, so a store that tries again counts as alive while it moves, and so do
+/// the stages that wait for the store: a restart would mend no disk, and lose what they hold.
+async fn answers(store: Store, waiting: Vec<Arc<Progress>>) -> bool {
+    if store.counters().trouble().is_some() {
+        waiting.iter().for_each(|stage| stage.idle());
         return true;
     }
     store.ping().await.is_ok()
@@ -250,12 +262,10 @@ fn spawn_health(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering::Relaxed;
-
     use super::*;
 
     #[tokio::test]
-    async fn a_stage_that_waits_for_room_on_the_disk_is_not_stuck() {
+    async fn a_stage_that_waits_for_a_disk_in_trouble_is_not_stuck() {
         let dir = tempfile::tempdir().unwrap();
         let settings = store::Settings {
             state_dir: dir.path().to_owned(),
@@ -267,7 +277,7 @@ mod tests {
         uploader.moved(Duration::from_secs(1));
         assert!(answers(store.clone(), vec![uploader.clone()]).await);
         assert!(uploader.stuck_for(Duration::from_secs(100)).is_some());
-        store.counters().disk_full.store(true, Relaxed);
+        store.counters().set_trouble(Some(store::Trouble::Failing));
         assert!(answers(store, vec![uploader.clone()]).await);
         assert_eq!(uploader.stuck_for(Duration::from_secs(100)), None);
     }

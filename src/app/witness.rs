@@ -1,7 +1,6 @@
 //! Keeps the black box: looks at the parts now and then, and records what changed and that it lives.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -106,7 +105,7 @@ impl Watched {
         let delivery = self.delivery.last().trouble.filter(|_| configured.cloud_enabled);
         [
             delivery.map(|trouble| format!("delivery is in trouble: {trouble}")),
-            self.store.disk_full.load(Relaxed).then(|| "the disk is full".to_owned()),
+            self.store.trouble().map(|trouble| trouble.reason().to_owned()),
             (!failing.is_empty()).then(|| format!("sources are failing: {}", failing.join(", "))),
             clock::is_synchronised().then(String::new),
         ]
@@ -116,7 +115,7 @@ impl Watched {
 /// Delivery, disk, sources, and the clock, whose being synchronised is the condition.
 const CONDITIONS: usize = 4;
 const NAMES: [&str; CONDITIONS] =
-    ["delivery is in trouble", "the disk is full", "sources are failing", "the clock is synchronised"];
+    ["delivery is in trouble", "the disk takes nothing", "sources are failing", "the clock is synchronised"];
 const CLOCK: usize = 3;
 
 /// What was recorded last of each condition.

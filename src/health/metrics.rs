@@ -10,6 +10,7 @@ use super::view::{Status, View, state_name};
 use crate::adapter::State;
 use crate::clock;
 use crate::reading::{Priority, Refusal};
+use crate::store::Trouble;
 use crate::upload::budget::Use;
 
 /// The whole page. `since_boot` is the boot clock.
@@ -97,6 +98,10 @@ fn store(page: &mut Page, view: &View) {
         .put_atomic(&store.items_stored);
     page.gauge("store_size_bytes", "Size of the database and its write-ahead log.")
         .put_atomic(&store.store_bytes);
+    let mut family = page.gauge("store_trouble", "1 for what commits wait for, 0 for the others.");
+    for trouble in Trouble::ALL {
+        family.put(&[("trouble", trouble.name())], u8::from(store.trouble() == Some(trouble)));
+    }
     if let Some(seconds) = store.last_commit_at.get() {
         page.gauge("last_commit_timestamp_seconds", "When the last commit ended.").put(&[], seconds);
     }

@@ -13,6 +13,7 @@ use super::wear::Written;
 use crate::adapter::{self, State};
 use crate::lifecycle::blackbox::Previous;
 use crate::reading::{Priority, Refusal};
+use crate::store::Trouble;
 
 /// The whole body. `now` is in Unix seconds UTC, `since_boot` the boot clock.
 #[derive(Serialize)]
@@ -119,6 +120,8 @@ struct WrittenIn {
 struct Store {
     pending: BTreeMap<&'static str, u64>,
     dropped: BTreeMap<&'static str, u64>,
+    /// Why commits wait, while they do.
+    trouble: Option<&'static str>,
     dead_letters: u64,
     /// Items that will not be delivered, by reason, in the life of the store.
     gaps: BTreeMap<&'static str, u64>,
@@ -284,6 +287,7 @@ impl Store {
         Self {
             pending: by_lane(&store.pending),
             dropped: by_lane(&store.dropped),
+            trouble: store.trouble().map(Trouble::name),
             dead_letters: store.dead_letters.load(Relaxed),
             gaps: store.gaps().collect(),
             items_stored: store.items_stored.load(Relaxed),

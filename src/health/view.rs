@@ -11,6 +11,7 @@ use super::wear::Wear;
 use crate::adapter::{self, State};
 use crate::lifecycle::blackbox::Previous;
 use crate::lifecycle::watchdog::Verdict;
+use crate::store::Trouble;
 use crate::{clock, pipeline, privacy, store, upload};
 
 /// How far the agent's life has come. Readiness follows it.
@@ -102,8 +103,8 @@ impl Assessment {
 }
 
 impl View {
-    /// Only what a restart may cure makes the agent unhealthy. Being offline never does: the store
-    /// is there for that.
+    /// What a restart may cure makes the agent unhealthy, and a disk that cannot be written. Being offline
+    /// never does: the store is there for that.
     pub(super) fn assess(&self, host: &Sample) -> Assessment {
         let mut found = Assessment { status: Status::Healthy, reasons: Vec::new() };
         let verdict = *self.verdict.borrow();
@@ -117,8 +118,13 @@ impl View {
             Phase::Running => {}
             Phase::Stopping => found.worsen(Status::Degraded, "agent: stopping".to_owned()),
         }
-        if self.store.is_disk_full() {
-            found.worsen(Status::Degraded, "store: the disk is full, commits wait for room".to_owned());
+        if let Some(trouble) = self.store.trouble() {
+            let status = match trouble {
+                // These may pass by themselves.
+                Trouble::Full | Trouble::Locked => Status::Degraded,
+                Trouble::ReadOnly | Trouble::Failing => Status::Unhealthy,
+            };
+            found.worsen(status, format!("store: {}", trouble.reason()));
         }
         let configured = self.configured.borrow();
         if configured.cloud_enabled {
@@ -154,7 +160,7 @@ impl View {
     pub(super) fn unready(&self) -> Option<String> {
         match *self.phase.borrow() {
             Phase::Starting(waits_for) => Some(format!("starting, waits for {waits_for}")),
-            Phase::Running => None,
+            Phase::Running => self.store.trouble().map(|trouble| format!("store: {}", trouble.reason())),
             Phase::Stopping => Some("stopping".to_owned()),
         }
     }
@@ -278,6 +284,19 @@ pub(super) mod tests {
         let sample = Sample { disk_percent: 97.0, thermal_celsius: Some(85.0), ..Default::default() };
         let found = agent().view.assess(&sample);
         assert_eq!((found.status, found.reasons.len()), (Status::Degraded, 2));
+    }
+
+    #[test]
+    fn a_disk_in_trouble_is_named_and_takes_the_readiness_with_it() {
+        let agent = agent();
+        for (trouble, status) in [(Trouble::Full, Status::Degraded), (Trouble::ReadOnly, Status::Unhealthy)] {
+            agent.view.store.set_trouble(Some(trouble));
+            let reason = format!("store: {}", trouble.reason());
+            assert_eq!(assess(&agent), (status, vec![reason.clone()]));
+            assert_eq!(agent.view.unready(), Some(reason));
+        }
+        agent.view.store.set_trouble(None);
+        assert_eq!((assess(&agent).0, agent.view.unready()), (Status::Healthy, None));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What the store counts, for the health page and `/metrics`: atomics, so that neither side waits.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
-use super::{GapReason, Pending};
+use super::{GapReason, Pending, Trouble};
 
 /// What the store counts, since start where nothing else is said. Lanes are in the order of
 /// [`super::Lane::DELIVERED`].
@@ -30,8 +30,8 @@ pub struct Counters {
     /// Items whose provisional time was put right: by a synchronisation in their boot, and by inference.
     pub corrected: AtomicU64,
     pub inferred: AtomicU64,
-    /// The disk is full and commits wait for room.
-    pub disk_full: AtomicBool,
+    /// The number of the [`Trouble`] for which commits wait, or 0.
+    trouble: AtomicU8,
     pub last_commit_at: UnixTime,
     /// The earliest time in the block of the oldest undelivered item; never while there is none.
     pub oldest_pending_at: UnixTime,
@@ -48,9 +48,14 @@ impl Counters {
         GapReason::ALL.iter().zip(&self.gaps).map(|(reason, count)| (reason.name(), count.load(Relaxed)))
     }
 
-    /// Whether commits wait for room on the disk.
-    pub fn is_disk_full(&self) -> bool {
-        self.disk_full.load(Relaxed)
+    /// Why commits wait; `None` while they do not.
+    pub fn trouble(&self) -> Option<Trouble> {
+        Trouble::from_number(self.trouble.load(Relaxed))
+    }
+
+    /// Shows why commits wait.
+    pub fn set_trouble(&self, trouble: Option<Trouble>) {
+        self.trouble.store(trouble.map_or(0, |trouble| trouble as u8), Relaxed);
     }
 }
 

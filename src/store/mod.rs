@@ -24,6 +24,7 @@ mod retention;
 mod schema;
 mod staged;
 pub mod stats;
+mod trouble;
 mod worker;
 
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub use counters::{Counters, UnixTime};
 pub use gap::Reason as GapReason;
 pub use imported::Digest;
 pub use staged::Staged;
+pub use trouble::Trouble;
 pub use worker::{GAP_RULE, open, open_with};
 
 /// The file inside the state directory.

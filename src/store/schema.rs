@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ring::rand::{SecureRandom, SystemRandom};
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi};
 
 use super::{Error, block};
 
@@ -57,11 +57,7 @@ pub fn open(path: &Path) -> Result<(Connection, String), Error> {
     if rusqlite::version_number() < SQLITE_VERSION_MIN.0 {
         return Err(Error::OldSqlite { found: rusqlite::version().to_owned(), needed: SQLITE_VERSION_MIN.1 });
     }
-    let failed = |what| move |source| Error::Sqlite { what, source };
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX
-        | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    let flags = FLAGS | OpenFlags::SQLITE_OPEN_CREATE;
     let mut db = Connection::open_with_flags(path, flags).map_err(failed("cannot open the database"))?;
     // Before anything is changed: the file may not be ours.
     let version: i64 = db
@@ -82,13 +78,66 @@ pub fn open(path: &Path) -> Result<(Connection, String), Error> {
         1 => migrate_from_1(&mut db).map_err(failed("cannot bring the tables to schema version 2"))?,
         _ => {}
     }
+    let store_id = read_store_id(&db)?;
+    Ok((db, store_id))
+}
+
+/// Opens the database of `store_id` again, after the disk failed under a connection to it. What is committed
+/// is in the database file and synced when this returns, and the write-ahead log is empty: after a failed
+/// sync the kernel may hold pages of the log that it calls clean and that are not on the disk, and what is
+/// appended behind them would be lost with them when the power goes.
+///
+/// # Errors
+///
+/// The database cannot be opened for writing, or another one lies there.
+pub fn reopen(path: &Path, store_id: &str) -> Result<Connection, Error> {
+    let damaged = |detail: &str| Error::Damaged { what: "the database", detail: detail.to_owned() };
+    // Not made anew: a start does that, and says so.
+    if matches!(path.try_exists(), Ok(false)) {
+        return Err(damaged("its file is gone"));
+    }
+    let db = Connection::open_with_flags(path, FLAGS).map_err(failed("cannot open the database again"))?;
+    if db.is_readonly(rusqlite::MAIN_DB).map_err(failed("cannot open the database again"))? {
+        let source = rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_READONLY), None);
+        return Err(Error::Sqlite { what: "cannot open the database for writing", source });
+    }
+    configure(&db).map_err(failed("cannot configure the database"))?;
+    if read_store_id(&db)? != store_id {
+        return Err(damaged("another one took its place"));
+    }
+    if !empty_log(&db)? {
+        let source = rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None);
+        return Err(Error::Sqlite { what: "cannot empty the write-ahead log", source });
+    }
+    Ok(db)
+}
+
+/// Copies the write-ahead log into the database, syncs that and empties the log; false when somebody reads
+/// in it, and it is only copied.
+///
+/// # Errors
+///
+/// The disk fails.
+pub fn empty_log(db: &Connection) -> Result<bool, Error> {
+    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))
+        .map(|is_busy| !is_busy)
+        .map_err(failed("cannot empty the write-ahead log"))
+}
+
+const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE
+    .union(OpenFlags::SQLITE_OPEN_NO_MUTEX)
+    .union(OpenFlags::SQLITE_OPEN_EXRESCODE);
+
+fn failed(what: &'static str) -> impl Fn(rusqlite::Error) -> Error {
+    move |source| Error::Sqlite { what, source }
+}
+
+fn read_store_id(db: &Connection) -> Result<String, Error> {
     let store_id: Option<String> = db
         .query_row("SELECT value FROM meta WHERE key = 'store_id'", [], |row| row.get(0))
         .optional()
         .map_err(failed("cannot read the store id"))?;
-    let store_id = store_id
-        .ok_or_else(|| Error::Damaged { what: "the database", detail: "it has no store id".to_owned() })?;
-    Ok((db, store_id))
+    store_id.ok_or_else(|| Error::Damaged { what: "the database", detail: "it has no store id".to_owned() })
 }
 
 fn configure(db: &Connection) -> rusqlite::Result<()> {

@@ -151,6 +151,12 @@ impl Staged {
         std::mem::take(&mut self.refused)
     }
 
+    /// Forgets the items, which are durable, and keeps the receipts.
+    pub(super) fn forget_items(&mut self) {
+        self.lanes = Default::default();
+        self.imported.clear();
+    }
+
     /// Tells every source that its batch is durable.
     pub(super) fn confirm(self) {
         for (receipt, committed) in self.receipts {

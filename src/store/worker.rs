@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -27,23 +26,19 @@ use super::{
 };
 
 mod apply;
+mod outlast;
 mod report;
 mod restamp;
 mod trim;
 
+use outlast::{Carried, Outage};
 pub use report::GAP_RULE;
 use report::Reporter;
-use trim::{GiveUp, RETENTION_BLOCKS_MAX};
 
 /// Commands that wait for the thread; more make the callers wait.
 const COMMANDS_MAX: usize = 64;
 /// A group takes no further commands once it holds this much JSON, in bytes.
 const GROUP_BYTES_MAX: usize = 1024 * 1024;
-/// Between two attempts to commit while the disk is full.
-const DISK_FULL_WAIT: Duration = Duration::from_secs(1);
-/// A disk that has been full for so long is not freed by others: delivery cannot go on either, as its
-/// records need room too, so the oldest undelivered items make some.
-const DISK_FULL_PATIENCE: Duration = Duration::from_secs(300);
 /// SQLite and zstd need little; the default of 2 MiB would count against the memory plan.
 const STACK_BYTES: usize = 512 * 1024;
 
@@ -98,7 +93,7 @@ pub fn open_with(
         counters: counters.clone(),
         pending: pending_sender,
         progress,
-        disk_full_since: None,
+        outage: Outage::default(),
         clocks,
         refused: Refused::default(),
         reporter: Reporter::unknown(),
@@ -139,8 +134,7 @@ struct Worker {
     counters: Arc<Counters>,
     pending: watch::Sender<Pending>,
     progress: Arc<Progress>,
-    /// Boot clock; while commits wait for room.
-    disk_full_since: Option<Duration>,
+    outage: Outage,
     clocks: Arc<dyn Clocks>,
     /// Refused input that is not in the ledger yet.
     refused: Refused,
@@ -164,6 +158,22 @@ struct Group {
     wanted: Option<(Box<Want>, oneshot::Sender<Option<FrozenBatch>>)>,
     pings: Vec<oneshot::Sender<()>>,
     asked: Vec<(Vec<Digest>, oneshot::Sender<Vec<bool>>)>,
+    attempted: Option<Attempted>,
+}
+
+/// The commit of a group that was tried.
+struct Attempted {
+    /// What it leads to, which differs from what was before.
+    mark: Mark,
+    /// It takes along what was refused.
+    notes_refused: bool,
+}
+
+/// How far the database is: equal after a failed commit when that is in it all the same.
+#[derive(Debug, PartialEq)]
+struct Mark {
+    next_sequences: [u64; 5],
+    audit_hash: String,
 }
 
 impl Group {
@@ -192,10 +202,30 @@ impl Group {
             || !self.audits.is_empty()
             || self.wanted.is_some()
     }
+
+    /// Leaves of it what has to be answered.
+    fn forget_stored(&mut self) {
+        self.staged.forget_items();
+        self.settled.clear();
+        self.audits.clear();
+        self.facts.clear();
+    }
+
+    /// What may wait for the next commit.
+    fn uncommitted(&mut self) -> impl Iterator<Item = Carried> {
+        let settled = self.settled.drain(..).map(|(key, outcome)| Carried::Outcome(key, outcome));
+        settled.chain(self.facts.drain(..).map(|(key, value)| Carried::Fact(key, value)))
+    }
 }
 
 impl Worker {
     fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), Error> {
+        // What a killed agent left may be cached and not on the disk, see `schema::reopen`. A reader in the
+        // log is no reason to wait: that danger needs a sync that failed, an end and a power cut after it.
+        if self.outlast(&commands, |worker| schema::empty_log(&worker.db))?.is_none() {
+            report_lost(0, commands);
+            return Ok(());
+        }
         while let Some(command) = self.next_command(&mut commands)? {
             self.progress.moved(self.clocks.since_boot());
             let mut group = Group::default();
@@ -207,14 +237,25 @@ impl Worker {
                 let Ok(command) = commands.try_recv() else { break };
                 group.add(command);
             }
-            self.work_off(group)?;
-            self.report(false)?;
+            let lost = match self.work_off(group, &commands)? {
+                None if self.outlast(&commands, |worker| worker.report(false))?.is_none() => Some(0),
+                lost => lost,
+            };
+            if let Some(lost) = lost {
+                report_lost(lost, commands);
+                return Ok(());
+            }
             self.progress.idle();
         }
-        self.report(true)?;
-        self.begin()?;
-        self.boot.note_last(&self.db, self.clocks.since_boot())?;
-        self.commit()?;
+        let closed = self.outlast(&commands, |worker| {
+            worker.report(true)?;
+            worker.begin()?;
+            worker.boot.note_last(&worker.db, worker.clocks.since_boot())?;
+            worker.commit()
+        })?;
+        if closed.is_none() {
+            report_lost(0, commands);
+        }
         self.db.close().map_err(|(_, source)| Error::Sqlite { what: "cannot close the database", source })
     }
 
@@ -226,52 +267,57 @@ impl Worker {
                 Err(TryRecvError::Disconnected) => return Ok(None),
                 Err(TryRecvError::Empty) => {}
             }
-            match self.correct_some() {
-                Ok(()) => {}
-                // It goes on behind the next command.
-                Err(error) if is_disk_full(&error) => {
-                    self.roll_back()?;
-                    break;
-                }
-                Err(error) => return Err(error),
+            if self.outlast(commands, Self::correct_some)?.is_none() {
+                return Ok(None);
             }
         }
         Ok(commands.blocking_recv())
     }
 
-    /// Applies and commits `group`, waiting for room while the disk is full, then answers.
-    fn work_off(&mut self, mut group: Group) -> Result<(), Error> {
-        let batch = loop {
-            match self.apply(&group) {
-                Ok(batch) => break batch,
-                Err(error) if is_disk_full(&error) => self.wait_for_room(&error)?,
-                Err(error) => return Err(error),
-            }
+    /// Applies and commits `group`, outlasting what the disk does, then answers. Returns how many items are
+    /// not stored when the agent stops before they could be.
+    fn work_off(
+        &mut self,
+        mut group: Group,
+        commands: &mpsc::Receiver<Command>,
+    ) -> Result<Option<u64>, Error> {
+        let items = u64::from(group.staged.items());
+        let Some(batch) = self.outlast(commands, |worker| worker.apply(&mut group))? else {
+            return Ok(Some(items));
         };
-        self.disk_full_since = None;
         self.take_refused(group.staged.take_refused());
-        if self.counters.disk_full.swap(false, Relaxed) {
-            tracing::info!("the disk has room again: commits go on");
-        }
-        self.counters.items_stored.fetch_add(u64::from(group.staged.items()), Relaxed);
-        self.publish()?;
+        self.counters.items_stored.fetch_add(items, Relaxed);
+        // What is shown comes before the answers. When it fails they are true all the same.
+        let mut shown = Some(self.publish());
         group.staged.confirm();
         if let Some((_, reply)) = group.wanted {
             // An uploader that stopped waiting finds the batch frozen next time.
             reply.send(batch).ok();
         }
-        for (digests, reply) in group.asked {
-            // Who stopped waiting imports nothing.
-            reply.send(imported::known(&self.db, &digests)?).ok();
-        }
         for ping in group.pings {
             // A watchdog that gave up waiting has drawn its own conclusion.
             ping.send(()).ok();
         }
-        self.retain()
+        let kept = self.outlast(commands, |worker| {
+            shown.take().unwrap_or_else(|| worker.publish())?;
+            worker.retain()
+        })?;
+        for (digests, reply) in group.asked {
+            let known = self.outlast(commands, |worker| imported::known(&worker.db, &digests))?;
+            // Who stopped waiting imports nothing, and who gets no answer neither.
+            known.map(|known| reply.send(known).ok());
+        }
+        Ok(if kept.is_some() { None } else { Some(0) })
     }
 
-    fn apply(&mut self, group: &Group) -> Result<Option<FrozenBatch>, Error> {
+    fn apply(&mut self, group: &mut Group) -> Result<Option<FrozenBatch>, Error> {
+        if let Some(attempted) = group.attempted.take_if(|attempted| attempted.mark == self.mark()) {
+            // The commit that failed is in the database that was opened again, and is durable there.
+            group.forget_stored();
+            if attempted.notes_refused {
+                self.refused_are_noted();
+            }
+        }
         for lane in Lane::ALL {
             self.append(lane, group)?;
         }
@@ -292,14 +338,23 @@ impl Worker {
             Some((want, _)) => self.next_batch(want)?,
             None => None,
         };
-        if group.needs_commit() {
-            let noted = self.note_refused(false)?;
-            self.commit()?;
-            if noted {
-                self.refused_are_noted();
-            }
+        if !group.needs_commit() {
+            self.outage.carry(group.uncommitted());
+            return Ok(batch);
+        }
+        let noted = self.note_refused(false)?;
+        if group.staged.items() > 0 || !group.audits.is_empty() {
+            group.attempted = Some(Attempted { mark: self.mark(), notes_refused: noted });
+        }
+        self.commit()?;
+        if noted {
+            self.refused_are_noted();
         }
         Ok(batch)
+    }
+
+    fn mark(&self) -> Mark {
+        Mark { next_sequences: self.queue.next_sequences(), audit_hash: self.audit_hash.clone() }
     }
 
     fn begin(&mut self) -> Result<(), Error> {
@@ -316,47 +371,12 @@ impl Worker {
             return Ok(());
         }
         self.db.execute_batch("COMMIT").map_err(|source| Error::Sqlite { what: "cannot commit", source })?;
+        self.outage.committed();
         let changes = self.db.total_changes();
         if std::mem::replace(&mut self.changes, changes) != changes {
             self.counters.commits.fetch_add(1, Relaxed);
             self.counters.last_commit_at.set(Some(self.clocks.unix_seconds()));
         }
-        Ok(())
-    }
-
-    /// Undoes what is not committed and makes room by retention, or waits a moment for it.
-    fn wait_for_room(&mut self, error: &Error) -> Result<(), Error> {
-        self.roll_back()?;
-        if !self.counters.disk_full.swap(true, Relaxed) {
-            tracing::error!(error = %Chain(error), "the disk is full: what comes in waits until there is room");
-        }
-        self.progress.moved(self.clocks.since_boot());
-        // History goes at once. Somebody else may have filled the disk for a moment, so what was
-        // acknowledged and not delivered goes only after a long wait, and then bit by bit.
-        let since = *self.disk_full_since.get_or_insert_with(|| self.clocks.since_boot());
-        let has_waited = self.clocks.since_boot().saturating_sub(since) >= DISK_FULL_PATIENCE;
-        let dropped = match self.drop_blocks(0, RETENTION_BLOCKS_MAX, GiveUp::HistoryOnly) {
-            Ok(false) if has_waited => self.drop_blocks(0, 1, GiveUp::Anything),
-            dropped => dropped,
-        };
-        if !dropped.unwrap_or(false) {
-            self.roll_back()?;
-            thread::sleep(DISK_FULL_WAIT);
-        }
-        Ok(())
-    }
-
-    fn roll_back(&mut self) -> Result<(), Error> {
-        if !self.db.is_autocommit() {
-            self.db
-                .execute_batch("ROLLBACK")
-                .map_err(|source| Error::Sqlite { what: "cannot roll back", source })?;
-        }
-        self.queue = Queue::load(&self.db, next_sequences(&self.db)?)?;
-        self.load_clock()?;
-        self.audit_hash = last_audit_hash(&self.db)?;
-        self.counters.dead_letters.store(count_dead_letters(&self.db)?, Relaxed);
-        self.reporter = Reporter::unknown();
         Ok(())
     }
 
@@ -429,12 +449,21 @@ fn last_audit_hash(db: &Connection) -> Result<String, Error> {
         .map_err(|source| Error::Sqlite { what: "cannot read the audit chain", source })
 }
 
-fn is_disk_full(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Sqlite { source: rusqlite::Error::SqliteFailure(failure, _), .. }
-            if failure.code == ErrorCode::DiskFull
-    )
+/// Says what the end of the agent leaves behind: the group that could not be stored, and what waited.
+fn report_lost(mut items: u64, mut commands: mpsc::Receiver<Command>) {
+    while let Ok(command) = commands.try_recv() {
+        if let Command::Append(staged) = command {
+            items += u64::from(staged.items());
+        }
+    }
+    if items == 0 {
+        tracing::warn!("stopped while the disk took nothing: what was taken in is stored");
+        return;
+    }
+    tracing::error!(
+        items,
+        "stopped while the disk took nothing: these were not acknowledged, and are lost unless their source sends them again"
+    );
 }
 
 /// An error with its causes, on one line.

@@ -8,14 +8,14 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{Worker, is_disk_full};
+use super::Worker;
 use crate::clock::mark::{self, Mark};
 use crate::reading::Severity;
 use crate::store::gap::{self, Gap, Key, Reason, Report, Told};
 use crate::store::names::{NAMES_MAX, Names};
 use crate::store::refused::Refused;
 use crate::store::staged::LaneText;
-use crate::store::{Error, Lane, block};
+use crate::store::{Error, Lane, block, trouble};
 
 /// `rule_name` of the events that tell of gaps.
 pub const GAP_RULE: &str = "pyvorin.gap";
@@ -169,7 +169,7 @@ impl Worker {
     /// [`Self::report_gaps`], but what finds no room on the disk waits.
     pub(super) fn report(&mut self, at_once: bool) -> Result<(), Error> {
         match self.report_gaps(at_once) {
-            Err(error) if is_disk_full(&error) => self.roll_back(),
+            Err(error) if trouble::leaves_connection_whole(&error) => self.roll_back(),
             result => result,
         }
     }

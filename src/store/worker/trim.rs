@@ -4,11 +4,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use rusqlite::params;
 
-use super::{Worker, is_disk_full};
+use super::Worker;
 use crate::store::block::{self, number};
 use crate::store::gap::Reason;
 use crate::store::retention::{self, Oldest};
-use crate::store::{Error, Lane};
+use crate::store::{Error, Lane, trouble};
 
 /// What retention may delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,8 @@ impl Worker {
         }
         let target_bytes = self.settings.size_bytes_max / 100 * RETENTION_PERCENT;
         match self.drop_blocks(target_bytes, RETENTION_BLOCKS_MAX, GiveUp::Anything) {
-            Err(error) if is_disk_full(&error) => self.roll_back(),
+            // The next commit waits for room.
+            Err(error) if trouble::leaves_connection_whole(&error) => self.roll_back(),
             result => result.map(|_| ()),
         }
     }
