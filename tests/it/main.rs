@@ -7,6 +7,7 @@ mod cli;
 mod clock;
 mod config;
 mod delivery;
+mod faults;
 mod fleet;
 mod harness;
 mod health;

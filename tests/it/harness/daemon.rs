@@ -159,6 +159,14 @@ impl Daemon {
         }
     }
 
+    /// Waits for READY; false when it ends instead.
+    pub async fn is_ready(&self) -> bool {
+        tokio::select! {
+            _ = self.notified("READY=1") => true,
+            _ = self.process.says_or_ends("\0") => false,
+        }
+    }
+
     pub fn pid(&self) -> i32 {
         self.process.pid()
     }
