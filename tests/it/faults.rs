@@ -52,6 +52,28 @@ async fn live_through_all() {
     assert_eq!(table.violations, Vec::<String>::new());
 }
 
+/// What the kernel failed to write it calls clean from then on: behind such pages of the write-ahead log
+/// nothing may be written, or it goes with them when the power does.
+#[tokio::test]
+async fn after_a_failed_sync_the_log_is_emptied_before_anything_is_written_behind_it() {
+    let folder = TempDir::new().unwrap();
+    let shim = compile(folder.path());
+    let story = live(&shim, Scene::New, NONE).await;
+    let is_sync = |call: &Call| call.operation == "sync" && call.file == LOG;
+    // Of a commit in the middle of the first run.
+    let at = story.calls.iter().enumerate().filter(|(_, call)| is_sync(call)).nth(8).unwrap().0 + 1;
+    let story = live(&shim, Scene::New, Fault { at, kind: "EIO", millis: 0 }).await;
+    assert_eq!((story.waited, &story.violations), (true, &Vec::new()));
+    let failed = story.calls.iter().position(|call| call.failed).unwrap();
+    assert!(is_sync(&story.calls[failed]), "{:?}", story.calls[failed]);
+    let after = &story.calls[failed + 1..];
+    let written = after.iter().position(|call| call.operation == "write" && call.file == LOG).unwrap();
+    let emptied = |call: &Call| ["unlink", "truncate"].contains(&&*call.operation) && call.file == LOG;
+    let emptied = after.iter().position(emptied).expect("it is emptied");
+    let is_settled = |call: &Call| call.operation == "sync" && call.file == "edge_store.db";
+    assert!(emptied < written && after[..emptied].iter().any(is_settled), "{:?}", &after[..=written]);
+}
+
 /// Every way in which each of `calls` can fail.
 fn faults(calls: &[Call]) -> impl Iterator<Item = Fault> {
     calls.iter().enumerate().flat_map(|(index, call)| {
@@ -157,6 +179,7 @@ fn compile(folder: &Path) -> PathBuf {
     shim
 }
 
+const LOG: &str = "edge_store.db-wal";
 /// Lives at the same time; they mostly wait.
 const AT_ONCE: usize = 4;
 /// From each so many-th call on, the disk fails for a while.

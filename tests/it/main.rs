@@ -20,6 +20,7 @@ mod mqtt;
 mod mqtt_window;
 mod once;
 mod order;
+mod power_cut;
 mod reload;
 mod rules_oracle;
 mod samples;

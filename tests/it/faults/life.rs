@@ -114,11 +114,12 @@ impl Life {
         for is_first in [true, false] {
             let Some(mut daemon) = self.start().await else { return };
             let pid = daemon.pid();
-            let ended = tokio::select! {
-                exit = daemon.wait_exit() => Some(exit),
-                () = self.steps(scene, is_first, pid) => None,
+            let has_ended = tokio::select! {
+                () = daemon.ended() => true,
+                () = self.steps(scene, is_first, pid) => false,
             };
-            if let Some(exit) = ended {
+            if has_ended {
+                let exit = daemon.wait_exit().await;
                 self.violate(format!("it ended while running: {exit:?}: {}", last_words(&daemon)));
                 return;
             }

@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio::sync::watch;
 
 use super::endpoint::Pki;
 use super::endpoint::receiver::certificates::Usage;
@@ -118,6 +119,11 @@ impl Broker {
     /// The broker's log since it was last started.
     pub fn log(&self) -> String {
         self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// Its log as it grows, until it is stopped.
+    pub fn lines(&self) -> watch::Receiver<Vec<String>> {
+        self.process.as_ref().expect("it runs").lines()
     }
 
     /// Waits for a line of the broker's log that contains `text`.

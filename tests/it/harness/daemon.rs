@@ -220,6 +220,11 @@ impl Daemon {
         self.process.wait_exit().await
     }
 
+    /// Waits for its end for as long as it takes: for a daemon that is not to end.
+    pub async fn ended(&mut self) {
+        self.process.ended().await;
+    }
+
     /// Sends SIGTERM and waits for its end, which must be in order.
     pub async fn stop(mut self) -> String {
         self.signal(Signal::TERM);

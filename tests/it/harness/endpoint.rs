@@ -97,6 +97,11 @@ impl Endpoint {
         Self::serve(behaviour, None, None).await
     }
 
+    /// Without TLS, and `told` of every request.
+    pub async fn start_plain_watched(told: receiver::Listener) -> Self {
+        Self::serve(Behaviour::default(), None, Some(told)).await
+    }
+
     /// At a given port, where a device may have looked for it in vain.
     pub async fn start_at(port: u16, pki: &Pki, behaviour: Behaviour) -> Self {
         let identity = pki.server(Usage::Server);

@@ -53,6 +53,11 @@ impl Process {
         self.lines.borrow().join("\n")
     }
 
+    /// What it writes to standard error, as it grows.
+    pub fn lines(&self) -> watch::Receiver<Vec<String>> {
+        self.lines.clone()
+    }
+
     /// How many lines it has written so far, to wait for later ones.
     pub fn lines_so_far(&self) -> usize {
         self.lines.borrow().len()
@@ -91,6 +96,11 @@ impl Process {
     pub fn signal(&mut self, signal: Signal) {
         self.told_at = Instant::now();
         kill_process(Pid::from_raw(self.pid()).unwrap(), signal).unwrap();
+    }
+
+    /// Waits for its end for as long as it takes.
+    pub async fn ended(&mut self) {
+        self.child.wait().await.unwrap();
     }
 
     /// Waits for its end, and for the last of its log.
