@@ -5,7 +5,7 @@
 
 mod life;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -35,18 +35,22 @@ async fn live_through_all() {
 
     let mut table = Table::default();
     let mut running = JoinSet::new();
-    for (name, fault) in lives {
-        while running.len() >= AT_ONCE {
-            table.enter(running.join_next().await.unwrap().unwrap());
+    let mut names = HashMap::new();
+    loop {
+        while running.len() < AT_ONCE
+            && let Some((name, fault)) = lives.pop()
+        {
+            let (shim, template) = (shim.clone(), template.path().to_owned());
+            let handle = running.spawn_local(async move {
+                live(&shim, if name == "new" { Scene::New } else { Scene::Full(&template) }, fault).await
+            });
+            names.insert(handle.id(), (name, fault));
         }
-        let (shim, template) = (shim.clone(), template.path().to_owned());
-        running.spawn_local(async move {
-            let scene = if name == "new" { Scene::New } else { Scene::Full(&template) };
-            (name, fault, live(&shim, scene, fault).await)
-        });
-    }
-    while let Some(ended) = running.join_next().await {
-        table.enter(ended.unwrap());
+        let Some(ended) = running.join_next_with_id().await else { break };
+        match ended {
+            Ok((id, story)) => table.enter(names[&id], story),
+            Err(error) => table.enter(names[&error.id()], Story::failed(error)),
+        }
     }
     table.print();
     assert_eq!(table.violations, Vec::<String>::new());
@@ -121,7 +125,7 @@ struct Row {
 }
 
 impl Table {
-    fn enter(&mut self, (scene, fault, story): (&str, Fault, Story)) {
+    fn enter(&mut self, (scene, fault): (&str, Fault), story: Story) {
         let failed = story.calls.iter().find(|call| call.failed);
         let what = failed.map_or_else(
             // The lives are alike but not the same.

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::task::JoinError;
 
 use crate::harness::daemon::{Daemon, EAGER_STORE, Home, exchange};
 use crate::harness::endpoint::Endpoint;
@@ -55,6 +56,15 @@ pub struct Story {
     pub waited: bool,
     /// Everything that must not be.
     pub violations: Vec<String>,
+}
+
+impl Story {
+    /// Of a life whose test panicked.
+    pub fn failed(error: JoinError) -> Self {
+        let panic = error.into_panic();
+        let said = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+        Self { violations: vec![said], ..Self::default() }
+    }
 }
 
 /// Lives through `scene` with `fault`, and looks at what is left.
@@ -214,11 +224,21 @@ impl Life {
 
     async fn health(&self, what: &str, is: impl Fn(&Value) -> bool) {
         let request = "GET /health HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
-        until(what, async || {
-            let (_, body) = exchange(self.home.health_address(), request).await.ok()?;
-            serde_json::from_str(&body).ok().filter(&is)
-        })
-        .await;
+        let mut last = String::new();
+        let found = async {
+            loop {
+                if let Ok((_, body)) = exchange(self.home.health_address(), request).await {
+                    last = body;
+                    if serde_json::from_str(&last).is_ok_and(|health| is(&health)) {
+                        return;
+                    }
+                }
+                tokio::time::sleep(ASK_INTERVAL).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, found).await.is_err() {
+            panic!("within {PATIENCE:?} it did not happen: {what}; the health page: {last}");
+        }
     }
 
     /// Everything that was acknowledged has arrived or was set aside, and the database is whole.
@@ -307,6 +327,9 @@ fn read_calls(log: &Path) -> Vec<Call> {
 const POISON: u32 = 4_000_000;
 /// The agent's own bound on its stop.
 const STOP_MAX: Duration = Duration::from_secs(10);
+const ASK_INTERVAL: Duration = Duration::from_millis(20);
+/// Longer than the longest wait between two attempts of the store.
+const PATIENCE: Duration = Duration::from_secs(40);
 /// A disk that fails for a while is outlived by this many starts.
 const STARTS_MAX: usize = 10;
 const RESTART_WAIT: Duration = Duration::from_millis(300);
