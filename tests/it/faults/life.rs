@@ -71,7 +71,8 @@ impl Story {
 pub async fn live(shim: &Path, scene: Scene<'_>, fault: Fault) -> Story {
     let place = TempDir::new().unwrap();
     let endpoint = Endpoint::start_plain(Behaviour {
-        reject_item: Some("\"poison\"".to_owned()),
+        // The event that tells of the gap names the sensor too, and is taken.
+        reject_item: Some("\"sensor_name\":\"poison\"".to_owned()),
         ..Behaviour::default()
     })
     .await;
