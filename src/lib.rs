@@ -74,8 +74,8 @@
 //! - **Unbounded channels and detached tasks.** Every task has a name and a supervisor.
 //! - **A second runtime thread.** One thread runs everything but SQLite and blocking look-ups; the boards
 //!   have better uses for the others.
-//! - **Falling back to memory.** When the disk is full, sources wait; when the store fails, the process ends
-//!   and is started again.
+//! - **Falling back to memory.** While the disk takes nothing, sources wait; only a database that is damaged
+//!   ends the process, so that the next start looks at it.
 //! - **Retries that forget.** Nothing is given up by time or count; only an item that the endpoint refuses
 //!   by itself is set aside.
 //! - **Redirects and OpenSSL.** The endpoint is the one that is configured; TLS is rustls with ring.

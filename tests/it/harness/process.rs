@@ -105,7 +105,9 @@ impl Process {
 
     /// Waits for its end, and for the last of its log.
     pub async fn wait_exit(&mut self) -> Exit {
-        let status = soon("the process ends", self.child.wait()).await.unwrap();
+        let patience = tokio::time::timeout(super::PATIENCE, self.child.wait());
+        let Ok(status) = patience.await else { panic!("the process does not end; it said:\n{}", self.log()) };
+        let status = status.unwrap();
         let elapsed = self.told_at.elapsed();
         let mut lines = self.lines.clone();
         // Closed once all is read; a grandchild that keeps the pipe open is none of our business.
