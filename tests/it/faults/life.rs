@@ -151,8 +151,11 @@ impl Life {
         }
         self.post(1, "").await;
         self.health("everything is delivered and well", |health| {
+            // One, or several where an answer came too late and it was posted again.
             let (cloud, store) = (&health["cloud"], &health["store"]);
-            cloud["queue_depth"] == 0 && store["dead_letters"] == 1 && health["status"] == "healthy"
+            cloud["queue_depth"] == 0
+                && store["dead_letters"].as_u64() >= Some(1)
+                && health["status"] == "healthy"
         })
         .await;
     }
