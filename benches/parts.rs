@@ -99,6 +99,8 @@ fn open(folder: &Path) -> (Store, impl Sized) {
         state_dir: folder.to_owned(),
         size_bytes_max: 4 * 1024 * 1024 * 1024,
         commit_interval: Duration::from_secs(1),
+        budget: store::Budget::default(),
+        ttl: store::Ttl::default(),
     };
     store::open(settings, Arc::new(Progress::default())).expect("the store opens")
 }

@@ -271,6 +271,8 @@ mod tests {
             state_dir: dir.path().to_owned(),
             size_bytes_max: 1 << 20,
             commit_interval: Duration::from_secs(1),
+            budget: store::Budget::default(),
+            ttl: store::Ttl::default(),
         };
         let (store, _end) = store::open(settings, Arc::default()).unwrap();
         let uploader = Arc::new(Progress::default());

@@ -161,12 +161,15 @@ fn metadata(out: &mut Vec<u8>, text: &RawValue, shift: Shift, correction: &Corre
     let seconds =
         |key: &str| members.get(key).and_then(|value| serde_json::from_str::<f64>(value.get()).ok());
     let span = members.get("window").and_then(|_| seconds("start").zip(seconds("end")));
-    // Only what the agent itself wrote: a result stands at the end of its span.
+    // Only what the agent itself wrote: a result stands at the end of its span, a summary at its last reading.
     let span = span.filter(|(_, end)| *end == shift.old);
-    object(out, &members, |out, key, value| match (key, span) {
-        (KEY, _) => body(out, shift.boot_time, correction),
-        ("start", Some((start, end))) => number(out, micros(shift.new - (end - start))),
-        ("end", Some(_)) => number(out, shift.new),
+    let thinned = members.get("thinned").and_then(|_| seconds("from").zip(seconds("to")));
+    let thinned = thinned.filter(|(_, to)| *to == shift.old);
+    object(out, &members, |out, key, value| match (key, span, thinned) {
+        (KEY, ..) => body(out, shift.boot_time, correction),
+        ("start", Some((start, end)), _) => number(out, micros(shift.new - (end - start))),
+        ("end", Some(_), _) | ("to", _, Some(_)) => number(out, shift.new),
+        ("from", _, Some((from, to))) => number(out, micros(shift.new - (to - from))),
         _ => out.extend_from_slice(value.get().as_bytes()),
     });
 }
@@ -251,7 +254,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     }
 }
 
-const PROVISIONAL: &str = "provisional";
+/// The quality of a time that is not the clock's last word.
+pub const PROVISIONAL: &str = "provisional";
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! Reads the settings of every stage out of the merged tree.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::Config;
 use super::cloud::cloud;
@@ -89,8 +90,16 @@ fn store(root: &mut Section<'_>, state_dir: PathBuf) -> (store::Settings, health
     let mut section = root.section("store");
     let store = store::Settings {
         state_dir,
-        size_bytes_max: section.count::<u64>("size_max_mb", 256, 1..=1_048_576) * 1024 * 1024,
+        size_bytes_max: section.count::<u64>("size_max_mb", 256, 1..=1_048_576) * MIB,
         commit_interval: section.seconds("commit_interval_seconds", 1.0, 0.01..=60.0),
+        budget: store::Budget {
+            history_bytes_max: section
+                .has("history_max_mb")
+                .then(|| section.count::<u64>("history_max_mb", 0, 0..=1_048_576) * MIB),
+            free_bytes_min: section.count::<u64>("free_min_mb", 64, 0..=1_048_576) * MIB,
+            free_inodes_min: section.count("free_inodes_min", 1000, 0..=1_000_000_000),
+        },
+        ttl: ttl(section.section("ttl_seconds")),
     };
     let interval = store.commit_interval.as_secs_f64();
     let interval_max = section.optional_float("commit_interval_max_seconds", 0.01..=3600.0);
@@ -109,6 +118,12 @@ fn store(root: &mut Section<'_>, state_dir: PathBuf) -> (store::Settings, health
         ),
     };
     (store, wear)
+}
+
+/// Keys by priority; what has none waits for ever.
+fn ttl(mut section: Section<'_>) -> store::Ttl {
+    let mut of = |key| section.optional_float(key, 1.0..=1e9).map(Duration::from_secs_f64);
+    store::Ttl { by_priority: ["critical", "anomaly", "telemetry", "logs"].map(&mut of) }
 }
 
 fn health(root: &mut Section<'_>) -> health::Settings {
@@ -149,4 +164,5 @@ fn logging(root: &mut Section<'_>) -> logging::Settings {
 const NAME_BYTES_MAX: usize = 256;
 const DEVICES_MAX: usize = 4096;
 const COMMIT_INTERVAL_MAX_SECONDS: f64 = 10.0;
+const MIB: u64 = 1024 * 1024;
 const HEALTH_BIND: &str = "127.0.0.1";

@@ -98,8 +98,10 @@ fn check(db: &Connection, codec: &mut Codec, sequence: u64) {
         assert_eq!(lines as u64, block.count, "a block holds what it says");
         next = last + 1;
     }
-    if let Some(Some((first, count, _))) = whole(block::oldest(db, lane, sequence)) {
-        assert!(first.checked_add(count).is_some_and(|end| end > first && end <= i64::MAX as u64));
+    if let Some(Some(head)) = whole(block::head_of(db, lane, sequence)) {
+        assert!(
+            head.first.checked_add(head.count).is_some_and(|end| end > head.first && end <= i64::MAX as u64)
+        );
     }
     if let Some(end) = whole(block::end(db, lane)) {
         assert!((1..=i64::MAX as u64).contains(&end));

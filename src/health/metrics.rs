@@ -96,11 +96,24 @@ fn store(page: &mut Page, view: &View) {
         .put_atomic(&store.commit_bytes);
     page.counter("items_stored_total", "Readings, events and window results that were committed.")
         .put_atomic(&store.items_stored);
-    page.gauge("store_size_bytes", "Size of the database and its write-ahead log.")
+    page.gauge("store_size_bytes", "Size of the database and its write-ahead log on the disk.")
         .put_atomic(&store.store_bytes);
     let mut family = page.gauge("store_trouble", "1 for what commits wait for, 0 for the others.");
     for trouble in Trouble::ALL {
         family.put(&[("trouble", trouble.name())], u8::from(store.trouble() == Some(trouble)));
+    }
+    page.gauge("store_allowed_bytes", "What its pages may take, after what others on the disk need.")
+        .put_atomic(&store.allowed_bytes);
+    if let Some(days) = store.days_before_thinning.get() {
+        page.gauge("store_days_before_thinning", "Days without delivery until old telemetry is thinned.")
+            .put(&[], days);
+    }
+    if let Some(days) = store.days_before_dropping.get() {
+        page.gauge(
+            "store_days_before_dropping",
+            "Days without delivery until undelivered items are dropped.",
+        )
+        .put(&[], days);
     }
     if let Some(seconds) = store.last_commit_at.get() {
         page.gauge("last_commit_timestamp_seconds", "When the last commit ended.").put(&[], seconds);

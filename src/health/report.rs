@@ -129,6 +129,10 @@ struct Store {
     commits: u64,
     commit_bytes: u64,
     size_bytes: u64,
+    allowed_bytes: u64,
+    /// Without any delivery, at the rate of the last day; null before it is known.
+    days_before_thinning: Option<f64>,
+    days_before_dropping: Option<f64>,
     last_commit_time: Option<f64>,
     oldest_pending_time: Option<f64>,
 }
@@ -294,6 +298,9 @@ impl Store {
             commits: store.commits.load(Relaxed),
             commit_bytes: store.commit_bytes.load(Relaxed),
             size_bytes: store.store_bytes.load(Relaxed),
+            allowed_bytes: store.allowed_bytes.load(Relaxed),
+            days_before_thinning: store.days_before_thinning.get(),
+            days_before_dropping: store.days_before_dropping.get(),
             last_commit_time: store.last_commit_at.get(),
             oldest_pending_time: store.oldest_pending_at.get(),
         }

@@ -1,5 +1,6 @@
 //! Everything the health server may look at, and what it makes of it: healthy, degraded, unhealthy.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -125,6 +126,9 @@ impl View {
                 Trouble::ReadOnly | Trouble::Failing => Status::Unhealthy,
             };
             found.worsen(status, format!("store: {}", trouble.reason()));
+        }
+        if self.store.short_of_inodes.load(Relaxed) {
+            found.worsen(Status::Degraded, "store: its file system has few inodes left".to_owned());
         }
         let configured = self.configured.borrow();
         if configured.cloud_enabled {

@@ -1,6 +1,8 @@
 //! Blocks: the items of one lane and one commit, as zstd-compressed JSON lines, or as the columns of
 //! those where that is shorter.
 
+use std::ops::ControlFlow;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::boot::BootTime;
@@ -120,7 +122,7 @@ pub fn at_or_after(
         let (first, count) = (row.get(0)?, row.get(1)?);
         Ok((span(first, count), row.get::<_, i64>(2)?, row.get::<_, Vec<u8>>(3)?))
     };
-    let find = |which: &[&'static str; 5]| {
+    let find = |which: &[&'static str; 7]| {
         db.prepare_cached(sql(lane, which))
             .and_then(|mut select| select.query_row([number(sequence)], read).optional())
             .map_err(|source| unreadable("cannot read a block", source))
@@ -199,27 +201,12 @@ pub fn replace(
         .map_err(|source| Error::Sqlite { what: "cannot rewrite a block", source })
 }
 
-/// When the block that begins at `first` was committed, in seconds on the clock of its boot.
-pub fn committed_at(db: &Connection, lane: Lane, first: u64) -> Result<f64, Error> {
-    db.prepare_cached(sql(lane, &COMMITTED_AT))
-        .and_then(|mut select| select.query_row([number(first)], |row| row.get::<_, i64>(0)))
-        .map(|millis| millis as f64 / 1e3)
-        .map_err(|source| Error::Sqlite { what: "cannot read when a block was committed", source })
-}
-
-/// First number and count of the oldest block that begins at `first` or later, and the age of the database
-/// when it was committed, in milliseconds: a wall clock that jumped makes nothing older or younger.
-pub fn oldest(db: &Connection, lane: Lane, first: u64) -> Result<Option<(u64, u64, i64)>, Error> {
-    let found = db
-        .prepare_cached(sql(lane, &OLDEST))
-        .and_then(|mut select| {
-            let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-            select.query_row([number(first)], read).optional()
-        })
-        .map_err(|source| unreadable("cannot find the oldest block", source))?;
-    let Some((first, count, time_max)) = found else { return Ok(None) };
-    let (first, count) = span(first, count)?;
-    Ok(Some((first, count, time_max)))
+/// The lowest number that is stored.
+pub fn lowest(db: &Connection, lane: Lane) -> Result<Option<u64>, Error> {
+    db.prepare_cached(sql(lane, &LOWEST))
+        .and_then(|mut select| select.query_row([], |row| row.get::<_, Option<i64>>(0)))
+        .map(|first| first.map(i64::unsigned_abs))
+        .map_err(|source| Error::Sqlite { what: "cannot find the oldest block", source })
 }
 
 /// The sequence number behind the newest block; 1 when there is none.
@@ -248,6 +235,85 @@ pub fn delete(db: &Connection, lane: Lane, first: u64) -> Result<(), Error> {
         .map_err(|source| Error::Sqlite { what: "cannot delete a block", source })
 }
 
+/// Deletes the blocks that begin in `first..end`.
+pub fn delete_within(db: &Connection, lane: Lane, first: u64, end: u64) -> Result<(), Error> {
+    db.prepare_cached(sql(lane, &DELETE_WITHIN))
+        .and_then(|mut delete| delete.execute([number(first), number(end)]))
+        .map(|_| ())
+        .map_err(|source| Error::Sqlite { what: "cannot delete blocks", source })
+}
+
+/// A block without what is in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    pub first: u64,
+    pub count: u64,
+    pub time_min: f64,
+    pub time_max: f64,
+    pub at: BootTime,
+    pub raw_bytes: u64,
+}
+
+impl Head {
+    /// The number behind its last.
+    pub fn end(&self) -> u64 {
+        self.first + self.count
+    }
+
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Result<Self, Error>> {
+        let (first, count) = match span(row.get(0)?, row.get(1)?) {
+            Ok(span) => span,
+            Err(error) => return Ok(Err(error)),
+        };
+        Ok(Ok(Self {
+            first,
+            count,
+            time_min: row.get(2)?,
+            time_max: row.get(3)?,
+            at: BootTime { boot: row.get(4)?, millis: row.get(5)? },
+            raw_bytes: row.get::<_, i64>(6)?.unsigned_abs(),
+        }))
+    }
+}
+
+/// The block that holds `sequence`.
+pub fn head_of(db: &Connection, lane: Lane, sequence: u64) -> Result<Option<Head>, Error> {
+    let head = db
+        .prepare_cached(sql(lane, &HEAD_OF))
+        .and_then(|mut select| select.query_row([number(sequence)], Head::read).optional())
+        .map_err(|source| unreadable("cannot find a block", source))?
+        .transpose()?;
+    Ok(head.filter(|head| head.end() > sequence))
+}
+
+/// The first block that begins at `sequence` or later.
+pub fn head_from(db: &Connection, lane: Lane, sequence: u64) -> Result<Option<Head>, Error> {
+    let mut found = None;
+    each(db, lane, sequence, |head| {
+        found = Some(*head);
+        ControlFlow::Break(())
+    })?;
+    Ok(found)
+}
+
+/// Hands every block that begins at `first` or later to `visit`, in order, until that breaks off.
+pub fn each(
+    db: &Connection,
+    lane: Lane,
+    first: u64,
+    mut visit: impl FnMut(&Head) -> ControlFlow<()>,
+) -> Result<(), Error> {
+    let failed = |source| unreadable("cannot list blocks", source);
+    let mut select = db.prepare_cached(sql(lane, &EACH)).map_err(failed)?;
+    let mut rows = select.query([number(first)]).map_err(failed)?;
+    while let Some(row) = rows.next().map_err(failed)? {
+        if visit(&Head::read(row).map_err(failed)??).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// SQLite's integers are signed; sequence numbers stay far below 2^63.
 pub fn number(sequence: u64) -> i64 {
     i64::try_from(sequence).expect("sequence numbers stay below 2^63")
@@ -257,12 +323,14 @@ pub fn number(sequence: u64) -> i64 {
 /// writes one leaf page instead of rebalancing its neighbours.
 macro_rules! per_lane {
     ($name:ident, $before:literal, $after:literal) => {
-        const $name: [&str; 5] = [
+        const $name: [&str; 7] = [
             concat!($before, "block_critical", $after),
             concat!($before, "block_anomaly", $after),
             concat!($before, "block_telemetry", $after),
             concat!($before, "block_logs", $after),
             concat!($before, "block_local", $after),
+            concat!($before, "block_minute", $after),
+            concat!($before, "block_quarter", $after),
         ];
     };
 }
@@ -288,17 +356,23 @@ per_lane!(
 per_lane!(TIME_OF, "SELECT time_min FROM ", " WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
 per_lane!(TIMES, "SELECT time_min, time_max FROM ", " WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
 per_lane!(
-    OLDEST,
-    "SELECT first, count, boot_ms + coalesce((SELECT age_ms FROM boot WHERE number = boot), 0) FROM ",
-    " WHERE first >= ?1 ORDER BY first LIMIT 1"
-);
-per_lane!(
     REPLACE,
     "UPDATE ",
     " SET time_min = ?1, time_max = ?2, raw_bytes = ?3, data = ?4 WHERE first = ?5"
 );
-per_lane!(COMMITTED_AT, "SELECT boot_ms FROM ", " WHERE first = ?1");
 per_lane!(NEWEST, "SELECT first, count FROM ", " ORDER BY first DESC LIMIT 1");
+per_lane!(LOWEST, "SELECT min(first) FROM ", "");
+per_lane!(DELETE_WITHIN, "DELETE FROM ", " WHERE first >= ?1 AND first < ?2");
+per_lane!(
+    EACH,
+    "SELECT first, count, time_min, time_max, boot, boot_ms, raw_bytes FROM ",
+    " WHERE first >= ?1 ORDER BY first"
+);
+per_lane!(
+    HEAD_OF,
+    "SELECT first, count, time_min, time_max, boot, boot_ms, raw_bytes FROM ",
+    " WHERE first <= ?1 ORDER BY first DESC LIMIT 1"
+);
 per_lane!(DELETE, "DELETE FROM ", " WHERE first = ?1");
 per_lane!(
     CREATE,
@@ -311,19 +385,23 @@ per_lane!(ADD_BOOT_MS, "ALTER TABLE ", " ADD COLUMN boot_ms INTEGER NOT NULL DEF
 per_lane!(NEWEST_AT, "SELECT boot, boot_ms FROM ", " ORDER BY first DESC LIMIT 1");
 
 /// The tables, in the order of [`Lane::ALL`].
-pub const TABLES: [&str; 5] = NAMES;
+pub const TABLES: [&str; 7] = NAMES;
 
 /// The statements that make the tables.
-pub fn create_tables() -> [&'static str; 5] {
+pub fn create_tables() -> [&'static str; 7] {
     CREATE
 }
 
 /// The statements that bring the tables of schema version 1 to version 2.
 pub fn add_boot_columns() -> impl Iterator<Item = &'static str> {
-    ADD_BOOT.into_iter().chain(ADD_BOOT_MS)
+    let old = |statements: [&'static str; 7]| statements.into_iter().take(LANES_OF_1);
+    old(ADD_BOOT).chain(old(ADD_BOOT_MS)).chain(CREATE.into_iter().skip(LANES_OF_1))
 }
 
-fn sql(lane: Lane, per_lane: &[&'static str; 5]) -> &'static str {
+/// Lanes of schema version 1.
+const LANES_OF_1: usize = 5;
+
+fn sql(lane: Lane, per_lane: &[&'static str; 7]) -> &'static str {
     per_lane[lane.index()]
 }
 

@@ -76,9 +76,24 @@ impl Boot {
     }
 
     /// Age of the database at `since_boot` of this boot.
-    #[cfg_attr(not(test), expect(dead_code, reason = "time to live will count by it"))]
     pub fn age(&self, since_boot: Duration) -> Duration {
         Duration::from_millis(self.age_ms.saturating_add(millis(since_boot)).unsigned_abs())
+    }
+
+    /// Age of the database at `at`; of an instant of no known boot the least it can have been.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read.
+    pub fn age_of(&self, db: &Connection, at: BootTime) -> Result<Duration, Error> {
+        let began: Option<i64> = match at.boot == self.number {
+            true => Some(self.age_ms),
+            false => db
+                .prepare_cached("SELECT age_ms FROM boot WHERE number = ?1")
+                .and_then(|mut select| select.query_row([at.boot], |row| row.get(0)).optional())
+                .map_err(|source| Error::Sqlite { what: "cannot read when a boot began", source })?,
+        };
+        Ok(Duration::from_millis(began.map_or(0, |began| began.saturating_add(at.millis)).unsigned_abs()))
     }
 
     /// Notes that this boot's clock has reached `since_boot`, before blocks that would tell are deleted,

@@ -1,11 +1,11 @@
 //! What the store counts, for the health page and `/metrics`: atomics, so that neither side waits.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use super::{GapReason, Pending, Trouble};
 
 /// What the store counts, since start where nothing else is said. Lanes are in the order of
-/// [`super::Lane::DELIVERED`].
+/// [`crate::reading::Priority::ALL`].
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Items not yet delivered, now, by lane.
@@ -16,8 +16,15 @@ pub struct Counters {
     pub commit_bytes: AtomicU64,
     /// Items that were committed, in every lane.
     pub items_stored: AtomicU64,
-    /// Size of the database and its write-ahead log, in bytes, now.
+    /// Size of the database and its write-ahead log on the disk, in bytes, now.
     pub store_bytes: AtomicU64,
+    /// What its pages may take, after what others on the disk need, in bytes, now.
+    pub allowed_bytes: AtomicU64,
+    /// The file system has few inodes left.
+    pub short_of_inodes: AtomicBool,
+    /// At the rate of the last day and without any delivery.
+    pub days_before_thinning: Days,
+    pub days_before_dropping: Days,
     /// Items that retention dropped before they were delivered, by lane.
     pub dropped: [AtomicU64; 4],
     /// Items in the store that the endpoint refused for good, now.
@@ -56,6 +63,20 @@ impl Counters {
     /// Shows why commits wait.
     pub fn set_trouble(&self, trouble: Option<Trouble>) {
         self.trouble.store(trouble.map_or(0, |trouble| trouble as u8), Relaxed);
+    }
+}
+
+/// A number of days, or not known. Not known while it is 0.
+#[derive(Debug, Default)]
+pub struct Days(AtomicU64);
+
+impl Days {
+    pub fn set(&self, days: Option<f64>) {
+        self.0.store(days.unwrap_or(0.0).to_bits(), Relaxed);
+    }
+
+    pub fn get(&self) -> Option<f64> {
+        Some(f64::from_bits(self.0.load(Relaxed))).filter(|days| *days != 0.0)
     }
 }
 

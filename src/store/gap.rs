@@ -19,15 +19,21 @@ pub enum Reason {
     DeadLetter,
     /// A person deleted it with `store purge`.
     Purged,
+    /// It outlived its time.
+    Ttl,
+    /// Summaries took its place, because the store was short of room.
+    Thinned,
     /// It was refused before it was stored, and never had a number.
     Refused(Refusal),
 }
 
 impl Reason {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Retention,
         Self::DeadLetter,
         Self::Purged,
+        Self::Ttl,
+        Self::Thinned,
         Self::Refused(Refusal::Malformed),
         Self::Refused(Refusal::Incomplete),
         Self::Refused(Refusal::NotFinite),
@@ -42,6 +48,8 @@ impl Reason {
             Self::Retention => "retention",
             Self::DeadLetter => "dead_letter",
             Self::Purged => "purged",
+            Self::Ttl => "ttl",
+            Self::Thinned => "thinned",
             Self::Refused(Refusal::Malformed) => "refused_malformed",
             Self::Refused(Refusal::Incomplete) => "refused_incomplete",
             Self::Refused(Refusal::NotFinite) => "refused_not_finite",
@@ -58,6 +66,8 @@ impl Reason {
             "retention" => "the store was full",
             "dead_letter" => "the endpoint refused them for good",
             "purged" => "a person deleted them",
+            "ttl" => "they outlived their time",
+            "thinned" => "summaries of them will be, because the store was short of room",
             refused if refused.starts_with("refused_") => "they were refused before they were stored",
             _ => "they are lost",
         }

@@ -41,8 +41,17 @@ struct Opened {
 
 impl Opened {
     fn at(dir: &Path, size_bytes_max: u64) -> Self {
-        let settings =
-            Settings { state_dir: dir.to_owned(), size_bytes_max, commit_interval: Duration::from_secs(1) };
+        Self::with(dir, size_bytes_max, Ttl::default())
+    }
+
+    fn with(dir: &Path, size_bytes_max: u64, ttl: Ttl) -> Self {
+        let settings = Settings {
+            state_dir: dir.to_owned(),
+            size_bytes_max,
+            commit_interval: Duration::from_secs(1),
+            budget: Budget::default(),
+            ttl,
+        };
         let clocks = Arc::new(Moved(Mutex::new((1_800_000_000.0, Duration::from_secs(1000)))));
         let (store, end) = open_with(settings, Arc::new(Progress::default()), clocks.clone()).unwrap();
         store.report_gaps(true);
@@ -110,12 +119,12 @@ async fn what_retention_drops_is_told_to_the_cloud_once() {
     let dir = tempfile::tempdir().unwrap();
     let opened = Opened::at(dir.path(), 512 * 1024);
     for seed in 0..30 {
-        opened.append(Lane::Telemetry, noise(seed)).await;
+        opened.append(Lane::Logs, noise(seed)).await;
     }
     opened.pass(LOOK).await;
     assert_eq!(opened.store.counters().pending().items[1], 0, "it may still grow");
     opened.pass(MINUTE).await;
-    let dropped = opened.store.counters().dropped[Lane::Telemetry.index()].load(Relaxed);
+    let dropped = opened.store.counters().dropped[Lane::Logs.priority_index()].load(Relaxed);
     let batch = opened.next().await.unwrap();
     assert_eq!(batch.key.lane, Lane::Anomaly);
     let event = event(&batch);
@@ -123,7 +132,7 @@ async fn what_retention_drops_is_told_to_the_cloud_once() {
     let told = &event["metadata"];
     assert_eq!(told["reason"], "retention");
     assert_eq!(told["store_id"], opened.store.id());
-    assert_eq!(told["lane"], 3);
+    assert_eq!(told["lane"], 4);
     assert_eq!(told["count"], dropped);
     assert_eq!(told["spans"], serde_json::json!([[1, dropped]]));
     assert_eq!(told["sensors"], serde_json::json!(["boiler"]));
@@ -243,4 +252,67 @@ async fn at_the_end_what_was_refused_is_noted_and_told() {
     let opened = Opened::at(dir.path(), 1 << 30);
     assert_eq!(event(&opened.next().await.unwrap())["metadata"]["reason"], "refused_malformed");
     opened.close().await;
+}
+
+fn gaps(opened: &Opened) -> std::collections::BTreeMap<&'static str, u64> {
+    opened.store.counters().gaps().filter(|(_, count)| *count > 0).collect()
+}
+
+const TTL: Ttl = Ttl { by_priority: [None, None, Some(Duration::from_secs(3600)), None] };
+
+#[tokio::test]
+async fn what_waits_longer_than_its_lane_allows_expires_and_is_declared() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Opened::with(dir.path(), 1 << 30, TTL);
+    opened.append(Lane::Telemetry, (0..4).map(|_| reading("frozen"))).await;
+    let frozen = opened.next().await.unwrap();
+    opened.append(Lane::Telemetry, (0..5).map(|_| reading("old"))).await;
+    opened.append(Lane::Logs, [reading("for ever")]).await;
+    opened.pass(MINUTE * 59).await;
+    opened.append(Lane::Telemetry, [reading("new")]).await;
+    assert_eq!(gaps(&opened), [].into());
+    opened.pass(MINUTE * 2).await;
+    opened.pass(MINUTE / 2).await;
+    assert_eq!(gaps(&opened), [("ttl", 5)].into());
+    assert_eq!(
+        opened.store.counters().pending().items,
+        [0, 0, 5, 1],
+        "the frozen batch stays, and what is new"
+    );
+    assert_eq!(opened.next().await.unwrap(), frozen);
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_jumps_by_years_expires_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = Opened::with(dir.path(), 1 << 30, TTL);
+    for years in [30.0, -60.0, 45.0] {
+        opened.append(Lane::Telemetry, [reading("s")]).await;
+        opened.clocks.0.lock().unwrap().0 += years * 31_557_600.0;
+        opened.pass(MINUTE / 2).await;
+        opened.close().await;
+        opened = Opened::with(dir.path(), 1 << 30, TTL);
+        opened.pass(MINUTE / 2).await;
+    }
+    assert_eq!(gaps(&opened), [].into());
+    assert_eq!(opened.store.counters().pending().total(), 3);
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn logs_are_not_starved_by_telemetry_that_never_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Opened::at(dir.path(), 1 << 30);
+    opened.append(Lane::Logs, [reading("log")]).await;
+    for round in 0..20 {
+        opened.append(Lane::Telemetry, (0..100).map(|_| reading("s"))).await;
+        let batch = opened.next().await.unwrap();
+        if batch.key.lane == Lane::Logs {
+            assert!(round >= 10, "and telemetry has most of it");
+            return opened.close().await;
+        }
+        opened.store.settle(batch.key, Outcome::Delivered).await.unwrap();
+    }
+    panic!("logs were starved");
 }

@@ -7,6 +7,7 @@
 
 pub(crate) mod block;
 mod boot;
+mod budget;
 pub mod check;
 pub(crate) mod columns;
 mod counters;
@@ -15,6 +16,7 @@ mod gap;
 mod imported;
 mod infer;
 pub mod inspect;
+mod measure;
 mod names;
 mod provisional;
 pub mod purge;
@@ -24,6 +26,7 @@ mod retention;
 mod schema;
 mod staged;
 pub mod stats;
+mod thin;
 mod trouble;
 mod worker;
 
@@ -43,6 +46,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::reading::Priority;
 
 pub use block::lines as block_lines;
+pub use budget::{Budget, Ttl};
 pub use counters::{Counters, UnixTime};
 pub use gap::Reason as GapReason;
 pub use imported::Digest;
@@ -58,10 +62,12 @@ pub const DATABASE_FILE: &str = "edge_store.db";
 pub struct Settings {
     /// The folder of [`DATABASE_FILE`].
     pub state_dir: PathBuf,
-    /// Most bytes the database may use; the oldest goes first when it is reached.
+    /// Most bytes of the database and its write-ahead log on the disk.
     pub size_bytes_max: u64,
     /// The longest an accepted reading waits for its commit.
     pub commit_interval: Duration,
+    pub budget: Budget,
+    pub ttl: Ttl,
 }
 
 /// Where an item goes: one lane per priority, and one that is never delivered.
@@ -74,16 +80,42 @@ pub enum Lane {
     Logs = 4,
     /// Stays on the device.
     Local = 5,
+    /// Telemetry that was thinned to minutes, because the store was short of room.
+    Minute = 6,
+    /// Telemetry that was thinned to quarter hours.
+    Quarter = 7,
 }
 
 impl Lane {
-    pub const ALL: [Self; 5] = [Self::Critical, Self::Anomaly, Self::Telemetry, Self::Logs, Self::Local];
+    pub const ALL: [Self; 7] = [
+        Self::Critical,
+        Self::Anomaly,
+        Self::Telemetry,
+        Self::Logs,
+        Self::Local,
+        Self::Minute,
+        Self::Quarter,
+    ];
     /// Those that are delivered, most urgent first.
-    pub const DELIVERED: [Self; 4] = [Self::Critical, Self::Anomaly, Self::Telemetry, Self::Logs];
+    pub const DELIVERED: [Self; 6] =
+        [Self::Critical, Self::Anomaly, Self::Telemetry, Self::Minute, Self::Quarter, Self::Logs];
+    /// Those that are delivered, in the order in which they give up what was not delivered.
+    const GIVING: [Self; 6] =
+        [Self::Logs, Self::Quarter, Self::Minute, Self::Telemetry, Self::Anomaly, Self::Critical];
 
     /// From 0, for tables indexed by lane.
     pub fn index(self) -> usize {
         self as usize - 1
+    }
+
+    /// Index into what is kept by priority, in the order of [`Priority::ALL`]; thinned telemetry is telemetry.
+    pub fn priority_index(self) -> usize {
+        match self {
+            Self::Critical => 0,
+            Self::Anomaly => 1,
+            Self::Telemetry | Self::Minute | Self::Quarter | Self::Local => 2,
+            Self::Logs => 3,
+        }
     }
 
     /// Whether its items are sent at once instead of waiting for a batch to fill.
@@ -98,6 +130,8 @@ impl Lane {
             Self::Telemetry => "TELEMETRY",
             Self::Logs => "LOGS",
             Self::Local => "LOCAL",
+            Self::Minute => "MINUTE",
+            Self::Quarter => "QUARTER",
         }
     }
 
@@ -159,7 +193,7 @@ pub struct Want {
     pub partial: bool,
     /// Live data alone: the turn of backlog has not come.
     pub live_only: bool,
-    /// Lanes that stay here, in the order of [`Lane::DELIVERED`].
+    /// Lanes that stay here, in the order of [`Priority::ALL`].
     pub held: [bool; 4],
     /// Frozen batches that step back behind all others: as if they were not there.
     pub avoid: [Option<BatchKey>; AVOID_MAX],
@@ -201,7 +235,7 @@ pub struct ClockNews {
 /// What waits for delivery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
-    /// Undelivered items by lane, in the order of [`Lane::DELIVERED`].
+    /// Undelivered items by priority, in the order of [`Priority::ALL`].
     pub items: [u64; 4],
 }
 

@@ -35,11 +35,11 @@ impl Spans {
     }
 
     /// Reads them in `boot`: closes what earlier boots left open, and forgets what retention took.
-    pub fn enter(db: &Connection, boot: i64, next: [u64; 5]) -> Result<Self, Error> {
+    pub fn enter(db: &Connection, boot: i64, next: [u64; Lane::ALL.len()]) -> Result<Self, Error> {
         let mut spans = Self::load(db)?;
         spans.close(db, next, |span| span.boot != boot)?;
         for span in spans.0.clone() {
-            let oldest = block::oldest(db, span.lane, 0)?.map_or(u64::MAX, |(first, ..)| first);
+            let oldest = block::lowest(db, span.lane)?.unwrap_or(u64::MAX);
             if span.last.is_some_and(|last| last < oldest) {
                 spans.forget(db, span)?;
             }
@@ -59,7 +59,7 @@ impl Spans {
     pub fn close(
         &mut self,
         db: &Connection,
-        next: [u64; 5],
+        next: [u64; Lane::ALL.len()],
         is_meant: impl Fn(&Span) -> bool,
     ) -> Result<(), Error> {
         for span in self.0.iter_mut().filter(|span| span.last.is_none() && is_meant(span)) {
@@ -121,7 +121,7 @@ impl Spans {
     }
 
     /// Items in them, those with other times between included.
-    pub fn items(&self, next: [u64; 5]) -> u64 {
+    pub fn items(&self, next: [u64; Lane::ALL.len()]) -> u64 {
         let end = |span: &Span| span.last.map_or(next[span.lane.index()], |last| last + 1);
         self.0.iter().map(|span| end(span).saturating_sub(span.first)).sum()
     }

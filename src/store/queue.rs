@@ -45,15 +45,15 @@ pub struct Queue {
     /// In order of (lane, first).
     ranges: Vec<Range>,
     /// The sequence number that the next item of each lane gets.
-    next: [u64; 5],
+    next: [u64; 7],
     /// Boot-clock time since when the growing range of a lane holds items without progress.
-    waiting_since: [Option<Duration>; 5],
+    waiting_since: [Option<Duration>; 7],
 }
 
 impl Queue {
     /// Reads the ranges; makes the growing range of a lane that has none.
-    pub fn load(db: &Connection, next: [u64; 5]) -> Result<Self, Error> {
-        let mut queue = Self { ranges: read_ranges(db)?, next, waiting_since: [None; 5] };
+    pub fn load(db: &Connection, next: [u64; 7]) -> Result<Self, Error> {
+        let mut queue = Self { ranges: read_ranges(db)?, next, waiting_since: [None; 7] };
         for lane in Lane::DELIVERED {
             if queue.growing(lane).is_none() {
                 queue.insert(db, lane, (queue.next[lane.index()], None), None, false)?;
@@ -70,7 +70,7 @@ impl Queue {
         self.next[lane.index()]
     }
 
-    pub fn next_sequences(&self) -> [u64; 5] {
+    pub fn next_sequences(&self) -> [u64; 7] {
         self.next
     }
 
@@ -83,7 +83,7 @@ impl Queue {
     pub fn pending(&self) -> Pending {
         let mut pending = Pending::default();
         for range in &self.ranges {
-            pending.items[range.lane.index()] += self.end(range) - range.first;
+            pending.items[range.lane.priority_index()] += self.end(range) - range.first;
         }
         pending
     }
@@ -106,6 +106,20 @@ impl Queue {
     /// One behind the last item of the undelivered ranges that have items in `first..end`.
     pub fn pending_until(&self, lane: Lane, first: u64, end: u64) -> Option<u64> {
         self.within(lane, first, end).map(|range| self.end(range)).max()
+    }
+
+    /// Undelivered items of `lane`.
+    pub fn pending_of(&self, lane: Lane) -> u64 {
+        let of_lane = self.ranges.iter().filter(|range| range.lane == lane);
+        of_lane.map(|range| self.end(range) - range.first).sum()
+    }
+
+    /// The parts of `lane` that are undelivered and not frozen, in order: first number, and the one behind the
+    /// last.
+    pub fn open_parts(&self, lane: Lane) -> impl Iterator<Item = (u64, u64)> {
+        let open = move |range: &&Range| range.lane == lane && range.frozen_at.is_none();
+        let parts = self.ranges.iter().filter(open).map(|range| (range.first, self.end(range)));
+        parts.filter(|(first, end)| first < end)
     }
 
     /// Whether item `sequence` of `lane` is undelivered.

@@ -13,13 +13,13 @@ pub struct Oldest {
 }
 
 /// The lane that gives up its oldest block: settled ones first, the oldest of them; then undelivered
-/// ones, the least urgent lane first. `None` when nothing may go.
+/// ones, in the order of [`Lane::GIVING`]. `None` when nothing may go.
 pub fn victim(oldest: &[Oldest]) -> Option<Lane> {
     let settled = oldest.iter().filter(|block| block.settled);
     if let Some(block) = settled.min_by_key(|block| block.age_ms) {
         return Some(block.lane);
     }
-    oldest.iter().max_by_key(|block| block.lane).map(|block| block.lane)
+    Lane::GIVING.into_iter().find(|lane| oldest.iter().any(|block| block.lane == *lane))
 }
 
 #[cfg(test)]
@@ -43,8 +43,13 @@ mod tests {
     }
 
     #[test]
-    fn of_undelivered_lanes_the_least_urgent_gives() {
-        let blocks = [block(Lane::Critical, 1, false), block(Lane::Telemetry, 9, false)];
-        assert_eq!(victim(&blocks), Some(Lane::Telemetry));
+    fn undelivered_telemetry_goes_before_events_and_the_coarsest_of_it_first() {
+        let mut blocks: Vec<_> = Lane::DELIVERED.into_iter().map(|lane| block(lane, 1, false)).collect();
+        let mut order = Vec::new();
+        while let Some(lane) = victim(&blocks) {
+            order.push(lane);
+            blocks.retain(|block| block.lane != lane);
+        }
+        assert_eq!(order, Lane::GIVING);
     }
 }

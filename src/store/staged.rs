@@ -8,7 +8,7 @@ use super::{ClockNews, Digest, Lane};
 /// Items on their way to one commit.
 #[derive(Debug, Default)]
 pub struct Staged {
-    pub(super) lanes: [LaneText; 5],
+    pub(super) lanes: [LaneText; 7],
     receipts: Vec<(Receipt, Committed)>,
     /// Rows of another program's queue that these items were.
     pub(super) imported: Vec<Digest>,
@@ -30,6 +30,18 @@ pub(super) struct LaneText {
 }
 
 impl LaneText {
+    /// Adds an item; see [`Staged::push`].
+    pub fn push(&mut self, timestamp: f64, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.count == 0 {
+            (self.time_min, self.time_max) = (timestamp, timestamp);
+        }
+        self.time_min = self.time_min.min(timestamp);
+        self.time_max = self.time_max.max(timestamp);
+        self.count += 1;
+        write(&mut self.lines);
+        self.lines.push(b'\n');
+    }
+
     /// The lines, cut where one ends into pieces of at most `bytes_max` bytes, a longer line alone;
     /// with the number of lines in each.
     pub fn pieces(&self, bytes_max: usize) -> impl Iterator<Item = (&[u8], u32)> {
@@ -58,15 +70,7 @@ impl Staged {
     /// Adds an item. `write` appends its JSON text, which holds no line break; `timestamp` is the
     /// item's own.
     pub fn push(&mut self, lane: Lane, timestamp: f64, write: impl FnOnce(&mut Vec<u8>)) {
-        let text = &mut self.lanes[lane.index()];
-        if text.count == 0 {
-            (text.time_min, text.time_max) = (timestamp, timestamp);
-        }
-        text.time_min = text.time_min.min(timestamp);
-        text.time_max = text.time_max.max(timestamp);
-        text.count += 1;
-        write(&mut text.lines);
-        text.lines.push(b'\n');
+        self.lanes[lane.index()].push(timestamp, write);
     }
 
     /// Notes that the item just pushed to `lane` bears a provisional time.

@@ -51,7 +51,13 @@ impl Opened {
 }
 
 fn settings(dir: &Path, size_bytes_max: u64) -> Settings {
-    Settings { state_dir: dir.to_owned(), size_bytes_max, commit_interval: Duration::from_secs(1) }
+    Settings {
+        state_dir: dir.to_owned(),
+        size_bytes_max,
+        commit_interval: Duration::from_secs(1),
+        budget: Budget::default(),
+        ttl: Ttl::default(),
+    }
 }
 
 fn items(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {
@@ -208,12 +214,12 @@ async fn retention_keeps_the_size_and_counts_what_it_drops() {
     let mut random = fastrand::Rng::with_seed(1);
     let mut noise = |_| (0..1000).map(|_| random.alphanumeric()).collect::<String>();
     for _ in 0..30 {
-        opened.append(Lane::Telemetry, (0..50).map(&mut noise)).await;
+        opened.append(Lane::Logs, (0..50).map(&mut noise)).await;
     }
     opened.store.ping().await.unwrap();
     let counters = opened.store.counters().clone();
     assert!(counters.store_bytes.load(Relaxed) <= size_bytes_max);
-    let dropped = counters.dropped[Lane::Telemetry.index()].load(Relaxed);
+    let dropped = counters.dropped[Lane::Logs.priority_index()].load(Relaxed);
     assert!(dropped > 0);
     assert_eq!(counters.pending().total() + dropped, 30 * 50);
     opened.close().await;
@@ -226,16 +232,16 @@ async fn a_frozen_batch_stays_whole_and_does_not_keep_retention_from_the_rest() 
     let opened = Opened::with_size(dir.path(), size_bytes_max);
     let mut random = fastrand::Rng::with_seed(2);
     let mut noise = |_| (0..1000).map(|_| random.alphanumeric()).collect::<String>();
-    opened.append(Lane::Telemetry, (0..50).map(&mut noise)).await;
+    opened.append(Lane::Logs, (0..50).map(&mut noise)).await;
     // The endpoint is down: the oldest batch is frozen and waits, and more comes in.
     let frozen = opened.next().await.unwrap();
     for _ in 0..40 {
-        opened.append(Lane::Telemetry, (0..50).map(&mut noise)).await;
+        opened.append(Lane::Logs, (0..50).map(&mut noise)).await;
     }
     opened.store.ping().await.unwrap();
     let counters = opened.store.counters().clone();
     assert!(counters.store_bytes.load(Relaxed) <= size_bytes_max);
-    let dropped = counters.dropped[Lane::Telemetry.index()].load(Relaxed);
+    let dropped = counters.dropped[Lane::Logs.priority_index()].load(Relaxed);
     assert_eq!(counters.pending().total() + dropped, 41 * 50);
     assert_eq!(opened.next().await.unwrap(), frozen);
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::mpsc::error::TryRecvError;
@@ -16,7 +17,9 @@ use crate::privacy::audit;
 
 use super::block::{self, Codec};
 use super::boot::{self, Boot};
+use super::budget::{self, Allowance};
 use super::gap::{self, Reason};
+use super::measure::Measure;
 use super::provisional::Spans;
 use super::queue::Queue;
 use super::refused::Refused;
@@ -29,6 +32,8 @@ mod apply;
 mod outlast;
 mod report;
 mod restamp;
+mod room;
+mod thin;
 mod trim;
 
 use outlast::{Carried, Outage};
@@ -79,6 +84,7 @@ pub fn open_with(
     let counters = Arc::new(Counters::default());
     let (pending_sender, pending) = watch::channel(Pending::default());
     let store_id: Arc<str> = store_id.into();
+    let allowance = budget::allowance(settings.size_bytes_max, &settings.budget, 0, None);
     let reports = Arc::new(AtomicBool::new(false));
     let mut worker = Worker {
         db,
@@ -87,7 +93,7 @@ pub fn open_with(
         boot,
         audit_hash,
         changes: 0,
-        lowest_pending: [(0, 0.0); 4],
+        lowest_pending: [(0, 0.0); Lane::ALL.len()],
         store_id: store_id.clone(),
         settings,
         counters: counters.clone(),
@@ -101,9 +107,17 @@ pub fn open_with(
         spans,
         corrections,
         clock: None,
+        used: 0,
+        allowance,
+        looked_around_at: None,
+        measure: Measure::new(0.0),
+        thins: false,
+        shrinks: false,
+        batches_before_logs: 0,
     };
     worker.counters.dead_letters.store(count_dead_letters(&worker.db)?, Relaxed);
     worker.publish()?;
+    worker.begin_measuring()?;
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let (ended, end) = oneshot::channel();
     thread::Builder::new()
@@ -128,7 +142,7 @@ struct Worker {
     /// Rows changed up to the last commit: one that changed nothing writes nothing.
     changes: u64,
     /// The lowest undelivered sequence number of each lane, and the time of its block.
-    lowest_pending: [(u64, f64); 4],
+    lowest_pending: [(u64, f64); Lane::ALL.len()],
     store_id: Arc<str>,
     settings: Settings,
     counters: Arc<Counters>,
@@ -146,6 +160,18 @@ struct Worker {
     corrections: BTreeMap<i64, Correction>,
     /// The latest; `None` before the first.
     clock: Option<ClockNews>,
+    /// Bytes of pages in use, as of the last commit.
+    used: u64,
+    allowance: Allowance,
+    /// Boot clock.
+    looked_around_at: Option<Duration>,
+    measure: Measure,
+    /// Telemetry is being thinned, and that was said.
+    thins: bool,
+    /// The file is being made smaller.
+    shrinks: bool,
+    /// Batches of other lanes since logs wait.
+    batches_before_logs: u32,
 }
 
 /// What shares one commit.
@@ -172,7 +198,7 @@ struct Attempted {
 /// How far the database is: equal after a failed commit when that is in it all the same.
 #[derive(Debug, PartialEq)]
 struct Mark {
-    next_sequences: [u64; 5],
+    next_sequences: [u64; Lane::ALL.len()],
     audit_hash: String,
 }
 
@@ -238,7 +264,7 @@ impl Worker {
                 group.add(command);
             }
             let lost = match self.work_off(group, &commands)? {
-                None if self.outlast(&commands, |worker| worker.report(false))?.is_none() => Some(0),
+                None if self.outlast(&commands, Self::look_after)?.is_none() => Some(0),
                 lost => lost,
             };
             if let Some(lost) = lost {
@@ -257,6 +283,12 @@ impl Worker {
             report_lost(0, commands);
         }
         self.db.close().map_err(|(_, source)| Error::Sqlite { what: "cannot close the database", source })
+    }
+
+    /// What is done between two groups: reports of gaps, and a file that is larger than it has to be.
+    fn look_after(&mut self) -> Result<(), Error> {
+        self.report(false)?;
+        self.shrink()
     }
 
     /// The next command; while there is none, times that can be are put right.
@@ -282,7 +314,12 @@ impl Worker {
         commands: &mpsc::Receiver<Command>,
     ) -> Result<Option<u64>, Error> {
         let items = u64::from(group.staged.items());
-        let Some(batch) = self.outlast(commands, |worker| worker.apply(&mut group))? else {
+        let text_bytes = group.staged.size_bytes();
+        let attempt = |worker: &mut Self| {
+            worker.make_room(text_bytes)?;
+            worker.apply(&mut group)
+        };
+        let Some(batch) = self.outlast(commands, attempt)? else {
             return Ok(Some(items));
         };
         self.take_refused(group.staged.take_refused());
@@ -298,10 +335,7 @@ impl Worker {
             // A watchdog that gave up waiting has drawn its own conclusion.
             ping.send(()).ok();
         }
-        let kept = self.outlast(commands, |worker| {
-            shown.take().unwrap_or_else(|| worker.publish())?;
-            worker.retain()
-        })?;
+        let kept = self.outlast(commands, |worker| shown.take().unwrap_or_else(|| worker.publish()))?;
         for (digests, reply) in group.asked {
             let known = self.outlast(commands, |worker| imported::known(&worker.db, &digests))?;
             // Who stopped waiting imports nothing, and who gets no answer neither.
@@ -402,7 +436,8 @@ impl Worker {
         }
         self.pending.send_if_modified(|known| std::mem::replace(known, pending) != pending);
         self.counters.provisional.store(self.spans.items(self.queue.next_sequences()), Relaxed);
-        self.counters.store_bytes.store(self.used_bytes()?, Relaxed);
+        self.used = self.used_bytes()?;
+        self.counters.store_bytes.store(self.taken_bytes()?, Relaxed);
         if self.reporter.ledger_changed {
             self.reporter.ledger_changed = false;
             for (name, count) in gap::totals(&self.db)? {
@@ -418,8 +453,8 @@ impl Worker {
     }
 }
 
-pub(super) fn next_sequences(db: &Connection) -> Result<[u64; 5], Error> {
-    let mut next = [1; 5];
+pub(super) fn next_sequences(db: &Connection) -> Result<[u64; 7], Error> {
+    let mut next = [1; 7];
     for lane in Lane::ALL {
         let remembered: Option<i64> = db
             .query_row("SELECT next_sequence FROM lane WHERE lane = ?1", [lane as i64], |row| row.get(0))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use time::{Date, Month, OffsetDateTime};
 
-use crate::store::Lane;
+use crate::reading::Priority;
 
 /// `cloud.monthly_*`.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,7 +53,7 @@ pub struct Use {
     pub bytes_max: Option<u64>,
     /// At the end of the month, at the rate of the last day; `None` while that or the month is not known.
     pub forecast_bytes: Option<u64>,
-    /// The lanes that wait for the next month, in the order of [`Lane::DELIVERED`].
+    /// The lanes that wait for the next month, in the order of [`Priority::ALL`].
     pub held: [bool; 4],
 }
 
@@ -105,12 +105,12 @@ impl Account {
     /// The state of the budget.
     pub fn state(&self, unix_seconds: Option<f64>, budget: &Budget) -> Use {
         let bytes_max = budget.bytes_max;
-        let held = Lane::DELIVERED.map(|lane| {
-            let share = match lane {
-                Lane::Critical | Lane::Local => return false,
-                Lane::Anomaly => budget.shares[0],
-                Lane::Telemetry => budget.shares[1],
-                Lane::Logs => budget.shares[2],
+        let held = Priority::ALL.map(|priority| {
+            let share = match priority {
+                Priority::Critical => return false,
+                Priority::Anomaly => budget.shares[0],
+                Priority::Telemetry => budget.shares[1],
+                Priority::Logs => budget.shares[2],
             };
             bytes_max.is_some_and(|max| self.used_bytes as f64 >= max as f64 * share)
         });

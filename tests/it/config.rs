@@ -191,7 +191,8 @@ fn a_reload_changes_what_can_change_and_refuses_the_rest_by_name() {
 
     let fixed = config_of(
         "agent.device_id = 'x'\nagent.state_dir = '/x'\nstore.size_max_mb = 1\n\
-         store.commit_interval_seconds = 2\nhealth.enabled = false\nhealth.bind = '::'\nhealth.port = 1",
+         store.commit_interval_seconds = 2\nstore.history_max_mb = 1\nstore.free_min_mb = 1\n\
+         store.free_inodes_min = 1\nstore.ttl_seconds.logs = 9\nhealth.enabled = false\nhealth.bind = '::'\nhealth.port = 1",
     );
     assert_eq!(
         diff(&old, &fixed).refused,
@@ -200,6 +201,10 @@ fn a_reload_changes_what_can_change_and_refuses_the_rest_by_name() {
             "agent.state_dir",
             "store.size_max_mb",
             "store.commit_interval_seconds",
+            "store.history_max_mb",
+            "store.free_min_mb",
+            "store.free_inodes_min",
+            "store.ttl_seconds",
             "health.enabled",
             "health.bind",
             "health.port"

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pyvorin_edge::lifecycle::watchdog::Progress;
-use pyvorin_edge::store::{self, FrozenBatch, Lane, Outcome, Settings, Staged, Store, Want};
+use pyvorin_edge::store::{self, Budget, FrozenBatch, Lane, Outcome, Settings, Staged, Store, Ttl, Want};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -20,6 +20,8 @@ impl Opened {
             state_dir: dir.to_owned(),
             size_bytes_max: 1 << 30,
             commit_interval: Duration::from_secs(1),
+            budget: Budget::default(),
+            ttl: Ttl::default(),
         };
         let (store, end) = store::open(settings, Arc::new(Progress::default())).unwrap();
         Self { store, end }

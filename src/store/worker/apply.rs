@@ -20,18 +20,7 @@ impl Worker {
             return Ok(());
         }
         self.begin()?;
-        let since_boot = self.clocks.since_boot();
-        let at = self.boot.at(since_boot);
-        if text.provisional {
-            self.spans.note(&self.db, lane, self.boot.number, self.queue.next_sequence(lane))?;
-        }
-        for piece in text.pieces(block::PIECE_BYTES_MAX) {
-            let first = self.queue.next_sequence(lane);
-            let bytes = block::insert(&self.db, &mut self.codec, lane, first, text, piece, at)?;
-            self.queue.appended(lane, piece.1, since_boot);
-            self.counters.commit_bytes.fetch_add(bytes, Relaxed);
-        }
-        Ok(())
+        self.insert_text(lane, text)
     }
 
     /// Notes what the group takes over from another program's queue.
@@ -89,7 +78,7 @@ impl Worker {
                 what: "cannot drop the oldest of what was set aside",
                 source,
             })?;
-        self.counters.dropped[key.lane.index()].fetch_add(forgotten as u64, Relaxed);
+        self.counters.dropped[key.lane.priority_index()].fetch_add(forgotten as u64, Relaxed);
         let kept = self.counters.dead_letters.load(Relaxed) + key.count();
         self.counters.dead_letters.store(kept.min(DEAD_LETTERS_MAX), Relaxed);
         Ok(())
@@ -125,13 +114,18 @@ impl Worker {
     }
 
     pub(super) fn next_batch(&mut self, want: &Want) -> Result<Option<FrozenBatch>, Error> {
+        let logs_wait = self.queue.pending_of(Lane::Logs) > 0;
+        let order =
+            if logs_wait && self.batches_before_logs >= LOGS_TURN { LOGS_FIRST } else { Lane::DELIVERED };
         // All live data first: the backlog of an urgent lane is old news beside it.
         for backlog in [false, true] {
             if backlog && want.live_only {
                 break;
             }
-            for lane in Lane::DELIVERED.into_iter().filter(|lane| !want.held[lane.index()]) {
+            for lane in order.into_iter().filter(|lane| !want.held[lane.priority_index()]) {
                 if let Some(batch) = self.next_batch_of(lane, backlog, want)? {
+                    self.batches_before_logs =
+                        if logs_wait && lane != Lane::Logs { self.batches_before_logs + 1 } else { 0 };
                     return Ok(Some(batch));
                 }
             }
@@ -217,6 +211,10 @@ impl Worker {
     }
 }
 
+/// Logs get every so manieth batch at least: telemetry that outruns the endpoint would starve them.
+const LOGS_TURN: u32 = 15;
+const LOGS_FIRST: [Lane; 6] =
+    [Lane::Logs, Lane::Critical, Lane::Anomaly, Lane::Telemetry, Lane::Minute, Lane::Quarter];
 /// Items set aside; beyond it the oldest go, or an endpoint that refuses one sensor for years would leave
 /// no room for anything else.
 const DEAD_LETTERS_MAX: u64 = 10_000;

@@ -13,7 +13,7 @@ use super::{Chain, Reporter, Worker, count_dead_letters, last_audit_hash, next_s
 use crate::clock;
 use crate::store::queue::Queue;
 use crate::store::trouble::{self, Disk, Trouble};
-use crate::store::{BatchKey, Command, DATABASE_FILE, Error, Outcome, schema};
+use crate::store::{BatchKey, Command, DATABASE_FILE, Error, Lane, Outcome, schema};
 
 /// Between two attempts while there is no room.
 const DISK_FULL_WAIT: Duration = Duration::from_secs(1);
@@ -112,7 +112,7 @@ impl Worker {
             self.outage.full_since = None;
             return Ok(self.retry_wait());
         }
-        Ok(if self.make_room() { Duration::ZERO } else { DISK_FULL_WAIT })
+        Ok(if self.free_full_disk() { Duration::ZERO } else { DISK_FULL_WAIT })
     }
 
     fn retry_wait(&self) -> Duration {
@@ -130,7 +130,7 @@ impl Worker {
     }
 
     /// Frees what retention may give up on a full disk; false when that is nothing.
-    fn make_room(&mut self) -> bool {
+    fn free_full_disk(&mut self) -> bool {
         // History goes at once. Somebody else may have filled the disk for a moment, so what was
         // acknowledged and not delivered goes only after a long wait, and then bit by bit.
         let now = self.clocks.since_boot();
@@ -185,8 +185,9 @@ impl Worker {
         let path = self.settings.state_dir.join(DATABASE_FILE);
         self.db = schema::reopen(&path, &self.store_id)?;
         self.changes = 0;
-        self.lowest_pending = [(0, 0.0); 4];
+        self.lowest_pending = [(0, 0.0); Lane::ALL.len()];
         self.load()?;
+        self.begin_measuring()?;
         self.outage.broken = false;
         Ok(())
     }

@@ -15,7 +15,7 @@ use crate::store::gap::{self, Gap, Key, Reason, Report, Told};
 use crate::store::names::{NAMES_MAX, Names};
 use crate::store::refused::Refused;
 use crate::store::staged::LaneText;
-use crate::store::{Error, Lane, block, trouble};
+use crate::store::{Error, Lane, trouble};
 
 /// `rule_name` of the events that tell of gaps.
 pub const GAP_RULE: &str = "pyvorin.gap";
@@ -127,10 +127,15 @@ impl Worker {
                 sensors: sensors.into_vec(),
             };
             let report = if reports == count { Report::Never } else { Report::Due };
-            self.reporter.ledger_grew();
-            gap::record_as(&self.db, &gap, self.clocks.unix_seconds(), report)?;
+            self.record_gap(&gap, report)?;
         }
         Ok(())
+    }
+
+    /// Notes `gap`, inside the transaction that loses it.
+    pub(super) fn record_gap(&mut self, gap: &Gap, report: Report) -> Result<(), Error> {
+        self.reporter.ledger_grew();
+        gap::record_as(&self.db, gap, self.clocks.unix_seconds(), report)
     }
 
     /// Keeps what was refused until it is due.
@@ -214,23 +219,18 @@ impl Worker {
     fn tell(&mut self, key: &Key, told: &Told) -> Result<u64, Error> {
         let since_boot = self.clocks.since_boot();
         let now = self.wall(since_boot);
-        let mut text = LaneText { count: 1, time_min: now, time_max: now, ..LaneText::default() };
         let boot = self.clocks.boot_id();
         let is_provisional = self.clock.is_some_and(|news| !news.is_synchronised);
         let mark = is_provisional.then(|| Mark { boot: &boot, boot_time: since_boot.as_secs_f64() });
-        write(&mut text.lines, key, told, now, mark);
+        let mut text = LaneText { provisional: is_provisional, ..LaneText::default() };
+        text.push(now, |out| write(out, key, told, now, mark));
         let first = self.queue.next_sequence(Lane::Anomaly);
-        if mark.is_some() {
-            self.spans.note(&self.db, Lane::Anomaly, self.boot.number, first)?;
-        }
-        let at = self.boot.at(since_boot);
-        block::insert(&self.db, &mut self.codec, Lane::Anomaly, first, &text, (&text.lines, 1), at)?;
-        self.queue.appended(Lane::Anomaly, 1, since_boot);
+        self.insert_text(Lane::Anomaly, &text)?;
         Ok(first)
     }
 }
 
-/// Appends the event, one line.
+/// Appends the event, without a line break.
 fn write(out: &mut Vec<u8>, key: &Key, told: &Told, now: f64, mark: Option<Mark<'_>>) {
     let message = format!("{} items will not be delivered: {}", told.count, Reason::text(&key.reason));
     let metadata = Metadata {
@@ -252,8 +252,7 @@ fn write(out: &mut Vec<u8>, key: &Key, told: &Told, now: f64, mark: Option<Mark<
         sensor_readings: [],
         metadata: mark::with_mark(&metadata, mark),
     };
-    serde_json::to_writer(&mut *out, &event).expect("strings and finite numbers always encode");
-    out.push(b'\n');
+    serde_json::to_writer(out, &event).expect("strings and finite numbers always encode");
 }
 
 #[derive(Serialize)]

@@ -120,12 +120,12 @@ impl Worker {
     /// Puts the first block of `span` right and goes on to the next; returns the bytes of JSON it held.
     fn correct_first(&mut self, span: Span) -> Result<usize, Error> {
         let last = span.last.unwrap_or(u64::MAX);
-        let head = block::oldest(&self.db, span.lane, span.first)?;
-        let Some((first, count, _)) = head.filter(|(first, ..)| *first <= last) else {
+        let head = block::head_from(&self.db, span.lane, span.first)?;
+        let Some(head) = head.filter(|head| head.first <= last) else {
             self.spans.forget(&self.db, span)?;
             return Ok(0);
         };
-        let next = first + count;
+        let (first, next) = (head.first, head.end());
         if !span.waits && self.queue.frozen_until(span.lane, first, next).is_some() {
             self.spans.advance(&self.db, span, next, Some((first, next - 1)))?;
             return Ok(0);
@@ -193,13 +193,13 @@ impl Worker {
         let mut evidence = Vec::new();
         let mut at = span.first;
         for _ in 0..EVIDENCE_BLOCKS_MAX {
-            let Some((first, count, _)) = block::oldest(&self.db, span.lane, at)? else { break };
-            if span.last.is_some_and(|last| first > last) {
+            let Some(head) = block::head_from(&self.db, span.lane, at)? else { break };
+            if span.last.is_some_and(|last| head.first > last) {
                 break;
             }
-            at = first + count;
-            let committed = block::committed_at(&self.db, span.lane, first)?;
-            match block::at_or_after(&self.db, &mut self.codec, span.lane, first) {
+            at = head.end();
+            let committed = head.at.millis as f64 / 1e3;
+            match block::at_or_after(&self.db, &mut self.codec, span.lane, head.first) {
                 Ok(Some(block)) => {
                     let times = own_times(&block.lines).max_by(f64::total_cmp);
                     evidence.extend(times.map(|time| time - committed));

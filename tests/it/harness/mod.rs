@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod census;
+pub mod clocks;
 pub mod cloud;
 pub mod daemon;
 pub mod endpoint;

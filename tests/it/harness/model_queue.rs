@@ -111,7 +111,7 @@ impl Queue for ModelQueue {
             if backlog && want.live_only {
                 break;
             }
-            for lane in Lane::DELIVERED.into_iter().filter(|lane| !want.held[lane.index()]) {
+            for lane in Lane::ALL.into_iter().take(4).filter(|lane| !want.held[lane.index()]) {
                 let is_next = |(key, is_backlog): &&(BatchKey, bool)| {
                     key.lane == lane && *is_backlog == backlog && !want.avoid.contains(&Some(*key))
                 };

@@ -11,6 +11,7 @@ use crate::clock;
 use crate::clock::mark::Mark;
 use crate::lifecycle::watchdog::Progress;
 use crate::reading::Committed;
+use crate::store::budget::{Budget, Ttl};
 use crate::store::{FrozenBatch, Outcome, Settings, Staged, Store, Want, open};
 
 const RIGHT: f64 = 1_800_000_000.0;
@@ -26,6 +27,8 @@ impl Opened {
             state_dir: dir.to_owned(),
             size_bytes_max: 1 << 30,
             commit_interval: Duration::from_secs(1),
+            budget: Budget::default(),
+            ttl: Ttl::default(),
         };
         let (store, end) = open(settings, Arc::new(Progress::default())).unwrap();
         Self { store, end }
