@@ -1,9 +1,10 @@
 //! Blocks as they may stand in a database that was written by a failing disk or by somebody else.
 //!
 //! The first line of the input is the sequence number that is looked for. Each further line up to an
-//! empty one is a block: `first count raw_bytes kind`, with anything for a number; `=` for `raw_bytes` is
-//! the length of the data. What follows is the data of all of them: as it is for the kind `r`, as text for
-//! `t`, packed into columns and compressed for `c`, and compressed for any other.
+//! empty one is a block: `first count raw_bytes kind boot_ms`, with anything for a number; `=` for
+//! `raw_bytes` is the length of the data, and without `boot_ms` that is 1. What follows is the data of all
+//! of them: as it is for the kind `r`, as text for `t`, packed into columns and compressed for `c`, and
+//! compressed for any other.
 
 use std::cell::RefCell;
 
@@ -11,7 +12,7 @@ use rusqlite::Connection;
 use rusqlite::types::Value;
 
 use crate::store::block::{self, BLOCK_BYTES_MAX, Codec};
-use crate::store::{Error, Lane, columns};
+use crate::store::{Error, Lane, columns, schema};
 
 pub(super) fn run(input: &[u8]) {
     thread_local! {
@@ -34,10 +35,7 @@ pub(super) fn run(input: &[u8]) {
 }
 
 fn store() -> (Connection, Codec) {
-    let db = Connection::open_in_memory().expect("memory is there");
-    for table in block::create_tables() {
-        db.execute_batch(table).expect("the tables are made");
-    }
+    let db = schema::in_memory().expect("the tables are made");
     (db, Codec::new().expect("zstd is there"))
 }
 
@@ -49,9 +47,10 @@ fn split(input: &[u8]) -> Option<(&str, &[u8])> {
 fn insert(db: &Connection, line: &str, data: &[u8]) {
     let mut fields = line.split(' ');
     let mut field = || fields.next().unwrap_or_default().to_owned();
-    let (first, count, raw_bytes, kind) = (field(), field(), field(), field());
+    let (first, count, raw_bytes, kind, boot_ms) = (field(), field(), field(), field(), field());
     let Ok(first) = first.parse::<i64>() else { return };
     let raw_bytes = if raw_bytes == "=" { Value::from(data.len() as i64) } else { column(&raw_bytes) };
+    let boot_ms = if boot_ms.is_empty() { Value::Integer(1) } else { column(&boot_ms) };
     let data = match kind.as_str() {
         "r" => Value::Blob(data.to_vec()),
         "t" => Value::Text(String::from_utf8_lossy(data).into_owned()),
@@ -65,8 +64,8 @@ fn insert(db: &Connection, line: &str, data: &[u8]) {
     // A second block of the same number cannot be there.
     db.execute(
         "INSERT OR IGNORE INTO block_telemetry (first, count, time_min, time_max, boot, boot_ms, raw_bytes, data)
-         VALUES (?1, ?2, 1.0, 2.0, 1, 1, ?3, ?4)",
-        rusqlite::params![first, column(&count), raw_bytes, data],
+         VALUES (?1, ?2, 1.0, 2.0, 1, ?3, ?4, ?5)",
+        rusqlite::params![first, column(&count), boot_ms, raw_bytes, data],
     )
     .expect("memory takes it");
 }
@@ -107,6 +106,8 @@ fn check(db: &Connection, codec: &mut Codec, sequence: u64) {
         assert!((1..=i64::MAX as u64).contains(&end));
     }
     whole(block::time_of(db, lane, sequence));
+    whole(block::times(db, lane, sequence));
+    whole(block::newest_at(db, lane));
 }
 
 /// `None` for what is damaged. SQLite itself has no reason to fail.

@@ -179,7 +179,7 @@ pub fn times(db: &Connection, lane: Lane, sequence: u64) -> Result<Option<(f64, 
         .and_then(|mut select| {
             select.query_row([number(sequence)], |row| Ok((row.get(0)?, row.get(1)?))).optional()
         })
-        .map_err(|source| Error::Sqlite { what: "cannot find the times of a block", source })
+        .map_err(|source| unreadable("cannot find the times of a block", source))
 }
 
 /// Puts other `lines` into the block that begins at `first`: as many items, the earliest and the latest of
@@ -410,11 +410,7 @@ mod tests {
     use super::*;
 
     fn database() -> Connection {
-        let db = Connection::open_in_memory().unwrap();
-        for table in create_tables() {
-            db.execute_batch(table).unwrap();
-        }
-        db
+        super::super::schema::in_memory().unwrap()
     }
 
     /// What is wrong with a block that begins at 1 and was written as three lines.

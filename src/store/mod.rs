@@ -23,7 +23,7 @@ pub mod purge;
 mod queue;
 mod refused;
 mod retention;
-mod schema;
+pub(crate) mod schema;
 mod staged;
 pub mod stats;
 mod thin;

@@ -171,6 +171,14 @@ fn is_taken(db: &Connection) -> rusqlite::Result<bool> {
     db.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_master)", [], |row| row.get(0))
 }
 
+/// A new database that is in no file.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn in_memory() -> rusqlite::Result<Connection> {
+    let mut db = Connection::open_in_memory()?;
+    create(&mut db, "0123456789abcdef")?;
+    Ok(db)
+}
+
 fn create(db: &mut Connection, store_id: &str) -> rusqlite::Result<()> {
     let transaction = db.transaction()?;
     transaction.execute_batch(TABLES)?;
