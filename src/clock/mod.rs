@@ -87,6 +87,8 @@ pub fn boot_id() -> String {
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// systemd-timesyncd(8) makes this file once the clock was synchronised in this boot.
 const TIMESYNCD_SAYS: &str = "/run/systemd/timesync/synchronized";
+const SAMPLE_TRIES_MAX: u32 = 4;
+const SAMPLE_SPAN_MAX: Duration = Duration::from_millis(1);
 
 // Up to 1.95 at least, std reads a 32-bit clock with 32-bit musl: SystemTime::now panics from 2038 on, in hyper and
 // rustls too. The scripts build a std that was put right, and say so.
@@ -94,5 +96,3 @@ const TIMESYNCD_SAYS: &str = "/run/systemd/timesync/synchronized";
 compile_error!(
     "the standard library of this target fails in 2038; build with scripts/build-static or scripts/build-cross"
 );
-const SAMPLE_TRIES_MAX: u32 = 4;
-const SAMPLE_SPAN_MAX: Duration = Duration::from_millis(1);
