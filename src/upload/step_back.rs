@@ -21,6 +21,7 @@ pub struct StepBack {
 struct Stepped {
     key: BatchKey,
     backlog: bool,
+    failures: u32,
     /// Failures between which others were taken.
     alone: u32,
     backoff: Backoff,
@@ -39,12 +40,14 @@ impl StepBack {
         let mut batch = known.and_then(|place| self.batches.remove(place)).unwrap_or(Stepped {
             key,
             backlog,
+            failures: 0,
             alone: 0,
             backoff: Backoff::default(),
             due: None,
             successes: self.successes,
         });
         let others_were_taken = self.successes != batch.successes;
+        batch.failures = batch.failures.saturating_add(1);
         batch.successes = self.successes;
         batch.due = None;
         if others_were_taken {
@@ -73,14 +76,13 @@ impl StepBack {
     /// The batches that others go before: until their time has come, and until as many of their kind were
     /// taken as they failed times, or each would take every turn that a slow pace leaves.
     pub fn avoid(&self, now: Instant) -> [Option<BatchKey>; AVOID_MAX] {
-        Self::keys(
-            self.batches.iter().filter(|batch| !batch.is_due(now) || self.has_passed(batch) < batch.alone),
-        )
+        let waits = |batch: &&Stepped| !batch.is_due(now) || self.has_passed(batch) < batch.alone;
+        Self::keys(self.batches.iter().filter(|batch| batch.is_doubtful()).filter(waits))
     }
 
     /// The batches that wait even when there is no other.
     pub fn avoid_alone(&self, now: Instant) -> [Option<BatchKey>; AVOID_MAX] {
-        Self::keys(self.batches.iter().filter(|batch| !batch.is_due(now)))
+        Self::keys(self.batches.iter().filter(|batch| batch.is_doubtful() && !batch.is_due(now)))
     }
 
     fn keys<'b>(batches: impl Iterator<Item = &'b Stepped>) -> [Option<BatchKey>; AVOID_MAX] {
@@ -114,11 +116,18 @@ impl StepBack {
 }
 
 impl Stepped {
+    /// One failure may be a hiccup of the endpoint, and what is urgent stays first.
+    fn is_doubtful(&self) -> bool {
+        self.failures >= DOUBT_MIN
+    }
+
     fn is_due(&self, now: Instant) -> bool {
         self.due.is_some_and(|due| due <= now)
     }
 }
 
+/// Failures after which others go before a batch.
+const DOUBT_MIN: u32 = 2;
 /// Failures while others were taken, after which a batch is taken for one that the endpoint cannot digest.
 pub const STUCK_MIN: u32 = 3;
 
@@ -149,6 +158,8 @@ mod tests {
     fn a_poisonous_batch_is_tried_less_and_less_often_and_never_forgotten() {
         let mut now = Instant::now();
         let mut steps = StepBack::default();
+        assert_eq!(steps.failed(&batch(1), now, LIMITS, 1.0), 0);
+        assert_eq!(avoided(&steps, now), Vec::<u64>::new(), "one failure is none");
         assert_eq!(steps.failed(&batch(1), now, LIMITS, 1.0), 0);
         let mut waits = Vec::new();
         for turn in 1..=8 {
@@ -189,6 +200,9 @@ mod tests {
         let now = Instant::now();
         let mut steps = StepBack::default();
         for turn in 0..=AVOID_MAX as u64 {
+            steps.failed(&batch(turn), now, LIMITS, 1.0);
+        }
+        for turn in 1..=AVOID_MAX as u64 {
             steps.failed(&batch(turn), now, LIMITS, 1.0);
         }
         assert_eq!(avoided(&steps, now), (1..=AVOID_MAX as u64).collect::<Vec<_>>());

@@ -37,6 +37,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Reporter {
     /// The ledger may hold rows that are not reported.
     may_be_due: bool,
+    /// It was not looked at yet: what an earlier process left does not grow any more.
+    inherits: bool,
     /// Its totals are to be shown anew.
     pub ledger_changed: bool,
     /// Boot clock; since when refusals wait.
@@ -60,7 +62,7 @@ struct Known {
 impl Reporter {
     /// Before the ledger was looked at.
     pub fn unknown() -> Self {
-        Self { may_be_due: true, ledger_changed: true, ..Self::default() }
+        Self { may_be_due: true, inherits: true, ledger_changed: true, ..Self::default() }
     }
 
     fn ledger_grew(&mut self) {
@@ -199,6 +201,7 @@ impl Worker {
         }
         let keys = gap::unreported(&self.db)?;
         self.reporter.may_be_due = !keys.is_empty();
+        let at_once = std::mem::take(&mut self.reporter.inherits) || at_once;
         for key in keys {
             let known = self.reporter.known(&key);
             let is_due = known.is_due(now) || at_once;

@@ -126,6 +126,7 @@ async fn a_frozen_batch_stays_and_its_block_is_put_right_once_it_is_delivered() 
     let frozen = opened.next(4).await.unwrap();
     opened.tell(true, RIGHT, Duration::ZERO).await;
     assert_eq!(opened.next(4).await.unwrap(), frozen);
+    let first_life = opened.store.counters().clone();
     opened.close().await;
 
     // The ranges are found again after a restart.
@@ -139,7 +140,9 @@ async fn a_frozen_batch_stays_and_its_block_is_put_right_once_it_is_delivered() 
     opened.delivered(&rest).await;
     opened.tell(true, RIGHT, Duration::ZERO).await;
     opened.is_put_right().await;
-    assert_eq!(opened.store.counters().corrected.load(Relaxed), 6, "two were before the restart");
+    // The block behind the batch may be put right before the restart.
+    let corrected = [&first_life, opened.store.counters()].map(|counters| counters.corrected.load(Relaxed));
+    assert_eq!(corrected.iter().sum::<u64>(), 8, "{corrected:?}");
     opened.close().await;
 }
 
