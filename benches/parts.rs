@@ -98,6 +98,7 @@ fn open(folder: &Path) -> (Store, impl Sized) {
     let settings = store::Settings {
         state_dir: folder.to_owned(),
         size_bytes_max: 4 * 1024 * 1024 * 1024,
+        quarantine_bytes_max: 1 << 30,
         commit_interval: Duration::from_secs(1),
         budget: store::Budget::default(),
         ttl: store::Ttl::default(),

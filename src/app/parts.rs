@@ -12,11 +12,13 @@ use crate::clock;
 use crate::clock::mark::{self, Mark};
 use crate::config::Config;
 use crate::lifecycle::supervisor::Supervisor;
+use crate::lifecycle::systemd::Notifier;
 use crate::lifecycle::watchdog::Progress;
 use crate::pipeline::rule::Rules;
 use crate::pipeline::window::Windows;
 use crate::pipeline::{self, Counters, Plan, Stages};
 use crate::privacy::{self, Firewall, HashKey};
+use crate::store::alive::{Alive, EXTENSION};
 use crate::store::{self, AuditEntry, Store};
 
 /// Batches that wait for the pipeline. When it is full the sources wait, and so do the devices.
@@ -46,8 +48,13 @@ impl Parts {
     ) -> anyhow::Result<Self> {
         let state_dir = &config.store.state_dir;
         let store_progress = Arc::new(Progress::default());
-        let (store, store_end) = store::open(config.store.clone(), store_progress.clone())
-            .with_context(|| format!("cannot open the store in {}", state_dir.display()))?;
+        // A damaged database takes its time, and the service manager has to wait for it.
+        let notifier = Notifier::from_env();
+        let alive = Alive::new(move || notifier.extend_timeout(EXTENSION));
+        let clocks = Arc::new(clock::OfMachine);
+        let (store, store_end) =
+            store::open_watched(config.store.clone(), store_progress.clone(), clocks, &alive)
+                .with_context(|| format!("cannot open the store in {}", state_dir.display()))?;
         store.report_gaps(config.cloud.enabled);
         let key = hash_key(state_dir)?;
         let firewall = Firewall::new(&config.privacy, key);

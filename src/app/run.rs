@@ -270,6 +270,7 @@ mod tests {
         let settings = store::Settings {
             state_dir: dir.path().to_owned(),
             size_bytes_max: 1 << 20,
+            quarantine_bytes_max: 1 << 30,
             commit_interval: Duration::from_secs(1),
             budget: store::Budget::default(),
             ttl: store::Ttl::default(),

@@ -46,6 +46,12 @@ pub fn diff(old: &Config, new: &Config) -> ReloadPlan {
     }
 }
 
+/// `None` for the default, which follows `store.size_max_mb`.
+fn quarantine(config: &Config) -> Option<u64> {
+    let store = &config.store;
+    Some(store.quarantine_bytes_max).filter(|bytes| *bytes != 2 * store.size_bytes_max)
+}
+
 fn refused(old: &Config, new: &Config) -> Vec<&'static str> {
     let changes = [
         ("agent.device_id", old.device_id != new.device_id),
@@ -53,6 +59,7 @@ fn refused(old: &Config, new: &Config) -> Vec<&'static str> {
         ("agent.clock", old.clock.trusted != new.clock.trusted),
         ("agent.clock_wait_seconds", old.clock.wait != new.clock.wait),
         ("store.size_max_mb", old.store.size_bytes_max != new.store.size_bytes_max),
+        ("store.quarantine_max_mb", quarantine(old) != quarantine(new)),
         ("store.commit_interval_seconds", old.store.commit_interval != new.store.commit_interval),
         ("store.commit_interval_max_seconds", old.wear.commit_interval_max != new.wear.commit_interval_max),
         ("store.write_mb_per_day", old.wear.bytes_per_day != new.wear.bytes_per_day),

@@ -88,9 +88,13 @@ fn sources(
 
 fn store(root: &mut Section<'_>, state_dir: PathBuf) -> (store::Settings, health::wear::Settings) {
     let mut section = root.section("store");
+    let size_max_mb: u64 = section.count("size_max_mb", 256, 1..=1_048_576);
+    let quarantine_default = 2 * size_max_mb.cast_signed();
+    let quarantine_max_mb: u64 = section.count("quarantine_max_mb", quarantine_default, 0..=2_097_152);
     let store = store::Settings {
         state_dir,
-        size_bytes_max: section.count::<u64>("size_max_mb", 256, 1..=1_048_576) * MIB,
+        size_bytes_max: size_max_mb * MIB,
+        quarantine_bytes_max: quarantine_max_mb * MIB,
         commit_interval: section.seconds("commit_interval_seconds", 1.0, 0.01..=60.0),
         budget: store::Budget {
             history_bytes_max: section

@@ -123,6 +123,8 @@ struct Store {
     /// Why commits wait, while they do.
     trouble: Option<&'static str>,
     dead_letters: u64,
+    /// The last salvage of a damaged database.
+    salvage: Option<crate::store::salvage::Summary>,
     /// Items that will not be delivered, by reason, in the life of the store.
     gaps: BTreeMap<&'static str, u64>,
     items_stored: u64,
@@ -293,6 +295,7 @@ impl Store {
             dropped: by_lane(&store.dropped),
             trouble: store.trouble().map(Trouble::name),
             dead_letters: store.dead_letters.load(Relaxed),
+            salvage: store.salvage().cloned(),
             gaps: store.gaps().collect(),
             items_stored: store.items_stored.load(Relaxed),
             commits: store.commits.load(Relaxed),

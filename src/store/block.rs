@@ -53,7 +53,7 @@ impl Codec {
             .map_err(|error| Error::Damaged { what: "the compressor", detail: error.to_string() })
     }
 
-    fn decompress(&mut self, data: &[u8], raw_bytes: usize) -> Result<Vec<u8>, Error> {
+    pub fn decompress(&mut self, data: &[u8], raw_bytes: usize) -> Result<Vec<u8>, Error> {
         if raw_bytes > BLOCK_BYTES_MAX {
             return Err(damaged(format!("it claims {raw_bytes} bytes, more than {BLOCK_BYTES_MAX}")));
         }

@@ -1,7 +1,9 @@
 //! What the store counts, for the health page and `/metrics`: atomics, so that neither side waits.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
+use super::salvage::Summary;
 use super::{GapReason, Pending, Trouble};
 
 /// What the store counts, since start where nothing else is said. Lanes are in the order of
@@ -39,6 +41,8 @@ pub struct Counters {
     pub inferred: AtomicU64,
     /// The number of the [`Trouble`] for which commits wait, or 0.
     trouble: AtomicU8,
+    /// The last salvage in the life of this store.
+    salvage: OnceLock<Summary>,
     pub last_commit_at: UnixTime,
     /// The earliest time in the block of the oldest undelivered item; never while there is none.
     pub oldest_pending_at: UnixTime,
@@ -63,6 +67,19 @@ impl Counters {
     /// Shows why commits wait.
     pub fn set_trouble(&self, trouble: Option<Trouble>) {
         self.trouble.store(trouble.map_or(0, |trouble| trouble as u8), Relaxed);
+    }
+
+    /// The last salvage in the life of this store.
+    pub fn salvage(&self) -> Option<&Summary> {
+        self.salvage.get()
+    }
+
+    /// Notes it, once at the start.
+    pub(super) fn set_salvage(&self, salvage: Option<Summary>) {
+        if let Some(summary) = salvage {
+            // A second attempt at the start finds the same.
+            self.salvage.set(summary).ok();
+        }
     }
 }
 

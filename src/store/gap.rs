@@ -25,15 +25,22 @@ pub enum Reason {
     Thinned,
     /// It was refused before it was stored, and never had a number.
     Refused(Refusal),
+    /// Was stored and not delivered when the database was damaged, and could not be read any more.
+    Salvage,
+    /// The damage hides what became of these numbers: delivered, lost, or never given out. The span is
+    /// the most it can be, the count is 0.
+    SalvageUnknown,
 }
 
 impl Reason {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Retention,
         Self::DeadLetter,
         Self::Purged,
         Self::Ttl,
         Self::Thinned,
+        Self::Salvage,
+        Self::SalvageUnknown,
         Self::Refused(Refusal::Malformed),
         Self::Refused(Refusal::Incomplete),
         Self::Refused(Refusal::NotFinite),
@@ -50,6 +57,8 @@ impl Reason {
             Self::Purged => "purged",
             Self::Ttl => "ttl",
             Self::Thinned => "thinned",
+            Self::Salvage => "salvage",
+            Self::SalvageUnknown => "salvage_unknown",
             Self::Refused(Refusal::Malformed) => "refused_malformed",
             Self::Refused(Refusal::Incomplete) => "refused_incomplete",
             Self::Refused(Refusal::NotFinite) => "refused_not_finite",
@@ -68,6 +77,10 @@ impl Reason {
             "purged" => "a person deleted them",
             "ttl" => "they outlived their time",
             "thinned" => "summaries of them will be, because the store was short of room",
+            "salvage" => "the database was damaged",
+            "salvage_unknown" => {
+                "the database was damaged, and it hides which of these were delivered, lost or never given out"
+            }
             refused if refused.starts_with("refused_") => "they were refused before they were stored",
             _ => "they are lost",
         }

@@ -48,6 +48,7 @@ impl Opened {
         let settings = Settings {
             state_dir: dir.to_owned(),
             size_bytes_max,
+            quarantine_bytes_max: 1 << 30,
             commit_interval: Duration::from_secs(1),
             budget: Budget::default(),
             ttl,

@@ -5,6 +5,7 @@
 //! delivered is a set of ranges of those numbers, and a batch is such a range, written down
 //! ("frozen") before its first attempt, so that a retry sends the same bytes under the same id.
 
+pub mod alive;
 pub(crate) mod block;
 mod boot;
 mod budget;
@@ -18,16 +19,21 @@ mod infer;
 pub mod inspect;
 mod measure;
 mod names;
+mod open;
 mod provisional;
 pub mod purge;
+mod quarantine;
 mod queue;
 mod refused;
+pub mod repair;
 mod retention;
+pub mod salvage;
 pub(crate) mod schema;
 mod staged;
 pub mod stats;
 mod thin;
 mod trouble;
+mod verify;
 mod worker;
 
 #[cfg(test)]
@@ -52,7 +58,7 @@ pub use gap::Reason as GapReason;
 pub use imported::Digest;
 pub use staged::Staged;
 pub use trouble::Trouble;
-pub use worker::{GAP_RULE, open, open_with};
+pub use worker::{GAP_RULE, open, open_watched, open_with};
 
 /// The file inside the state directory.
 pub const DATABASE_FILE: &str = "edge_store.db";
@@ -64,6 +70,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Most bytes of the database and its write-ahead log on the disk.
     pub size_bytes_max: u64,
+    /// Most bytes that damaged databases may keep; the oldest goes first.
+    pub quarantine_bytes_max: u64,
     /// The longest an accepted reading waits for its commit.
     pub commit_interval: Duration,
     pub budget: Budget,

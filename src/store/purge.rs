@@ -55,6 +55,9 @@ pub fn plan(path: &Path, filter: &Filter) -> Result<Vec<LanePurge>, Error> {
 /// The database cannot be read or written; what was committed until then is deleted.
 pub fn purge(path: &Path, filter: &Filter, noted_at: f64) -> Result<Vec<LanePurge>, Error> {
     let (mut db, store_id) = schema::open(path)?;
+    schema::close_tidily(&db)?;
+    // Closing it empties the WAL in order, whatever the last stop was.
+    super::open::end_use(&db)?;
     let ranges = Ranges::read(&db)?;
     let mut purged = Vec::new();
     for lane in filter.lanes() {

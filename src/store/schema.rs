@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ring::rand::{SecureRandom, SystemRandom};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi};
 
 use super::{Error, block};
@@ -10,7 +11,7 @@ use super::{Error, block};
 /// Before 3.51.3 a WAL database could be corrupted by a checkpoint race (sqlite.org/wal.html).
 const SQLITE_VERSION_MIN: (i32, &str) = (3_051_003, "3.51.3");
 /// What `PRAGMA user_version` says of a database made by this agent.
-const SCHEMA_VERSION: i64 = 2;
+pub const VERSION: i64 = 2;
 /// Pages kept in memory, in KiB.
 const CACHE_KIB: i64 = 512;
 
@@ -52,19 +53,21 @@ const TABLES_OF_2: &str = "
     CREATE TABLE imported (digest BLOB PRIMARY KEY) WITHOUT ROWID;
 ";
 
-/// Opens the database, making it first when there is none. Returns it with the store id.
+/// Opens the database, making it first when there is none. Returns it with the store id. Until
+/// [`close_tidily`], closing it leaves its files as they are: they may turn out to be damaged.
 pub fn open(path: &Path) -> Result<(Connection, String), Error> {
     if rusqlite::version_number() < SQLITE_VERSION_MIN.0 {
         return Err(Error::OldSqlite { found: rusqlite::version().to_owned(), needed: SQLITE_VERSION_MIN.1 });
     }
     let flags = FLAGS | OpenFlags::SQLITE_OPEN_CREATE;
     let mut db = Connection::open_with_flags(path, flags).map_err(failed("cannot open the database"))?;
+    keep_files(&db).map_err(failed("cannot configure the database"))?;
     // Before anything is changed: the file may not be ours.
     let version: i64 = db
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .map_err(failed("cannot read the schema version"))?;
-    if version > SCHEMA_VERSION {
-        return Err(Error::NewerSchema { path: path.to_owned(), found: version, known: SCHEMA_VERSION });
+    if version > VERSION {
+        return Err(Error::NewerSchema { path: path.to_owned(), found: version, known: VERSION });
     }
     if version == 0 && is_taken(&db).map_err(failed("cannot read the tables"))? {
         return Err(Error::Foreign { path: path.to_owned() });
@@ -101,11 +104,11 @@ pub fn reopen(path: &Path, store_id: &str) -> Result<Connection, Error> {
         let source = rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_READONLY), None);
         return Err(Error::Sqlite { what: "cannot open the database for writing", source });
     }
-    configure(&db).map_err(failed("cannot configure the database"))?;
+    keep_files(&db).and_then(|()| configure(&db)).map_err(failed("cannot configure the database"))?;
     if read_store_id(&db)? != store_id {
         return Err(damaged("another one took its place"));
     }
-    if !empty_log(&db)? {
+    if !super::open::empty_log(&db)? {
         let source = rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None);
         return Err(Error::Sqlite { what: "cannot empty the write-ahead log", source });
     }
@@ -138,6 +141,34 @@ fn read_store_id(db: &Connection) -> Result<String, Error> {
         .optional()
         .map_err(failed("cannot read the store id"))?;
     store_id.ok_or_else(|| Error::Damaged { what: "the database", detail: "it has no store id".to_owned() })
+}
+
+/// Until [`close_tidily`], closing the database leaves its files as they are.
+fn keep_files(db: &Connection) -> rusqlite::Result<()> {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop)
+}
+
+/// From now on the last one to close the database copies the WAL into it and deletes that.
+pub fn close_tidily(db: &Connection) -> Result<(), Error> {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+        .map(drop)
+        .map_err(|source| Error::Sqlite { what: "cannot configure the database", source })
+}
+
+/// Gives the database `store_id`, and a number made of it to the header of the file, by which a WAL of
+/// another database is told.
+pub fn name(db: &Connection, store_id: &str) -> rusqlite::Result<()> {
+    db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('store_id', ?1)", [store_id])?;
+    db.pragma_update(None, "application_id", application_id(store_id))
+}
+
+/// What the header of the database of `store_id` says; never 0.
+pub fn application_id(store_id: &str) -> i32 {
+    store_id
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+        .max(1)
+        .cast_signed()
 }
 
 fn configure(db: &Connection) -> rusqlite::Result<()> {
@@ -186,8 +217,8 @@ fn create(db: &mut Connection, store_id: &str) -> rusqlite::Result<()> {
     for table in block::create_tables() {
         transaction.execute_batch(table)?;
     }
-    transaction.execute("INSERT INTO meta (key, value) VALUES ('store_id', ?1)", [store_id])?;
-    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    name(&transaction, store_id)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()
 }
 
@@ -199,6 +230,6 @@ fn migrate_from_1(db: &mut Connection) -> rusqlite::Result<()> {
     for statement in block::add_boot_columns() {
         transaction.execute_batch(statement)?;
     }
-    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()
 }

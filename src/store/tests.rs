@@ -54,6 +54,7 @@ fn settings(dir: &Path, size_bytes_max: u64) -> Settings {
     Settings {
         state_dir: dir.to_owned(),
         size_bytes_max,
+        quarantine_bytes_max: 1 << 30,
         commit_interval: Duration::from_secs(1),
         budget: Budget::default(),
         ttl: Ttl::default(),
@@ -412,7 +413,8 @@ async fn a_store_of_schema_version_1_is_taken_over_whole() {
     assert_eq!(opened.store.id(), "0123456789abcdef");
     opened.append(Lane::Telemetry, ["4".to_owned()]).await;
     let batch = opened.next().await.unwrap();
-    assert_eq!(batch.batch_id, "pyv-0123456789abcdef-3-1-2");
+    let id = format!("pyv-0123456789abcdef-3-1-2-{:x}", (batch.timestamp * 1e6) as u64);
+    assert_eq!(batch.batch_id, id);
     assert_eq!(batch.items, b"1,2", "frozen by the older agent");
     opened.store.settle(batch.key, Outcome::Delivered).await.unwrap();
     assert_eq!(opened.next().await.unwrap().items, b"3,4");

@@ -1,6 +1,7 @@
 //! The store thread: works off commands in groups, one commit for each group.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -15,17 +16,19 @@ use crate::clock::{Clocks, OfMachine};
 use crate::lifecycle::watchdog::Progress;
 use crate::privacy::audit;
 
+use super::alive::Alive;
 use super::block::{self, Codec};
 use super::boot::{self, Boot};
 use super::budget::{self, Allowance};
 use super::gap::{self, Reason};
 use super::measure::Measure;
+use super::open::{self, Opened};
 use super::provisional::Spans;
 use super::queue::Queue;
 use super::refused::Refused;
 use super::{
     AuditEntry, BatchKey, ClockNews, Command, Counters, DATABASE_FILE, Digest, Error, FrozenBatch, Lane,
-    Outcome, Pending, Settings, Staged, Store, Want, imported, schema,
+    Outcome, Pending, Settings, Staged, Store, Want, imported, quarantine, schema,
 };
 
 mod apply;
@@ -47,13 +50,14 @@ const GROUP_BYTES_MAX: usize = 1024 * 1024;
 /// SQLite and zstd need little; the default of 2 MiB would count against the memory plan.
 const STACK_BYTES: usize = 512 * 1024;
 
-/// Opens the database and starts its thread. The second value resolves when the thread has ended:
-/// with an error when the store failed, without one when every [`Store`] was dropped and everything
-/// they had sent is committed.
+/// Opens the database, salvaged when it is damaged, and starts its thread. The second value resolves when
+/// the thread has ended: with an error when the store failed, without one when every [`Store`] was dropped
+/// and everything they had sent is committed.
 ///
 /// # Errors
 ///
-/// The database cannot be opened; nothing was changed.
+/// The database cannot be opened; nothing was lost by it. [`Error::is_transient`] tells whether it may be
+/// later.
 pub fn open(
     settings: Settings,
     progress: Arc<Progress>,
@@ -71,8 +75,51 @@ pub fn open_with(
     progress: Arc<Progress>,
     clocks: Arc<dyn Clocks>,
 ) -> Result<(Store, oneshot::Receiver<Result<(), Error>>), Error> {
-    let path = settings.state_dir.join(DATABASE_FILE);
-    let (db, store_id) = schema::open(&path)?;
+    open_watched(settings, progress, clocks, &Alive::silent())
+}
+
+/// [`open_with`] for who waits for it: `alive` hears of the progress of a check or a salvage.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn open_watched(
+    settings: Settings,
+    progress: Arc<Progress>,
+    clocks: Arc<dyn Clocks>,
+    alive: &Alive,
+) -> Result<(Store, oneshot::Receiver<Result<(), Error>>), Error> {
+    let parts = (settings, progress, clocks);
+    let (worker, clock_offset, recalled) = match assemble(parts.clone(), alive) {
+        // After a stop in order only the queue is looked at before; everything else is read for the first
+        // time here.
+        Err(error) if error.is_damage() => {
+            let state_dir = &parts.0.state_dir;
+            quarantine::mark(state_dir, &Chain(&error).to_string()).map_err(|source| Error::Io {
+                what: "cannot note the damage in",
+                path: state_dir.clone(),
+                source,
+            })?;
+            assemble(parts, alive)?
+        }
+        assembled => assembled?,
+    };
+    let (id, reports) = (worker.store_id.clone(), worker.reports.clone());
+    let (counters, pending) = (worker.counters.clone(), worker.pending.subscribe());
+    let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+    let end = spawn(worker, receiver)?;
+    Ok((Store { commands, pending, counters, id, clock_offset, recalled, reports }, end))
+}
+
+type Assembled = (Worker, Option<f64>, Arc<BTreeMap<String, String>>);
+
+/// Opens the database and reads what the thread keeps in memory. Returns that with the offset of the clock
+/// that this boot is known to have, and with what is remembered.
+fn assemble(
+    (settings, progress, clocks): (Settings, Arc<Progress>, Arc<dyn Clocks>),
+    alive: &Alive,
+) -> Result<Assembled, Error> {
+    let Opened { db, store_id, salvage } = open::database(&settings, alive)?;
     let next = next_sequences(&db)?;
     let queue = Queue::load(&db, next)?;
     let boot = Boot::enter(&db, &clocks.boot_id())?;
@@ -82,10 +129,8 @@ pub fn open_with(
     let recalled = Arc::new(read_facts(&db)?);
     let audit_hash = last_audit_hash(&db)?;
     let counters = Arc::new(Counters::default());
-    let (pending_sender, pending) = watch::channel(Pending::default());
-    let store_id: Arc<str> = store_id.into();
+    counters.set_salvage(salvage);
     let allowance = budget::allowance(settings.size_bytes_max, &settings.budget, 0, None);
-    let reports = Arc::new(AtomicBool::new(false));
     let mut worker = Worker {
         db,
         codec: Codec::new()?,
@@ -94,16 +139,16 @@ pub fn open_with(
         audit_hash,
         changes: 0,
         lowest_pending: [(0, 0.0); Lane::ALL.len()],
-        store_id: store_id.clone(),
+        store_id: store_id.into(),
         settings,
-        counters: counters.clone(),
-        pending: pending_sender,
+        counters,
+        pending: watch::Sender::new(Pending::default()),
         progress,
         outage: Outage::default(),
         clocks,
         refused: Refused::default(),
         reporter: Reporter::unknown(),
-        reports: reports.clone(),
+        reports: Arc::new(AtomicBool::new(false)),
         spans,
         corrections,
         clock: None,
@@ -118,18 +163,37 @@ pub fn open_with(
     worker.counters.dead_letters.store(count_dead_letters(&worker.db)?, Relaxed);
     worker.publish()?;
     worker.begin_measuring()?;
-    let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+    Ok((worker, clock_offset, recalled))
+}
+
+fn spawn(
+    worker: Worker,
+    commands: mpsc::Receiver<Command>,
+) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
+    let state_dir = worker.settings.state_dir.clone();
+    let path = state_dir.join(DATABASE_FILE);
     let (ended, end) = oneshot::channel();
     thread::Builder::new()
         .name("store".to_owned())
         .stack_size(STACK_BYTES)
         .spawn(move || {
-            let result = worker.run(receiver);
+            let result = worker.run(commands);
+            note_damage(&state_dir, &result);
             // Nobody listens any more only when the process is ending anyway.
             ended.send(result).ok();
         })
         .map_err(|source| Error::Io { what: "cannot start the thread for", path, source })?;
-    Ok((Store { commands, pending, counters, id: store_id, clock_offset, recalled, reports }, end))
+    Ok(end)
+}
+
+/// What was damaged where SQLite's check does not look is known to the next start all the same, which salvages.
+fn note_damage(state_dir: &Path, result: &Result<(), Error>) {
+    let Err(error) = result else { return };
+    if error.is_damage()
+        && let Err(failure) = quarantine::mark(state_dir, &Chain(error).to_string())
+    {
+        tracing::error!(%failure, "the damage could not be noted for the next start");
+    }
 }
 
 struct Worker {
@@ -248,7 +312,7 @@ impl Worker {
     fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), Error> {
         // What a killed agent left may be cached and not on the disk, see `schema::reopen`. A reader in the
         // log is no reason to wait: that danger needs a sync that failed, an end and a power cut after it.
-        if self.outlast(&commands, |worker| schema::empty_log(&worker.db))?.is_none() {
+        if self.outlast(&commands, |worker| open::empty_log(&worker.db))?.is_none() {
             report_lost(0, commands);
             return Ok(());
         }
@@ -277,7 +341,9 @@ impl Worker {
             worker.report(true)?;
             worker.begin()?;
             worker.boot.note_last(&worker.db, worker.clocks.since_boot())?;
-            worker.commit()
+            open::end_use(&worker.db)?;
+            worker.commit()?;
+            schema::close_tidily(&worker.db)
         })?;
         if closed.is_none() {
             report_lost(0, commands);

@@ -200,6 +200,7 @@ fn a_reload_changes_what_can_change_and_refuses_the_rest_by_name() {
             "agent.device_id",
             "agent.state_dir",
             "store.size_max_mb",
+            "store.quarantine_max_mb",
             "store.commit_interval_seconds",
             "store.history_max_mb",
             "store.free_min_mb",

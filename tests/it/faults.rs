@@ -71,10 +71,11 @@ async fn after_a_failed_sync_the_log_is_emptied_before_anything_is_written_behin
     let failed = story.calls.iter().position(|call| call.failed).unwrap();
     assert!(is_sync(&story.calls[failed]), "{:?}", story.calls[failed]);
     let after = &story.calls[failed + 1..];
-    let written = after.iter().position(|call| call.operation == "write" && call.file == LOG).unwrap();
     let emptied = |call: &Call| ["unlink", "truncate"].contains(&&*call.operation) && call.file == LOG;
     let emptied = after.iter().position(emptied).expect("it is emptied");
-    assert!(emptied < written, "{:?}", &after[..=written]);
+    // But for the note that it is being emptied, of a page or two, each with the header of its frame.
+    let written = after[..emptied].iter().filter(|call| call.operation == "write" && call.file == LOG);
+    assert!(written.count() <= 4, "{:?}", &after[..emptied]);
 }
 
 /// Every way in which each of `calls` can fail.

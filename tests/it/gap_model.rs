@@ -56,6 +56,7 @@ impl History {
         let settings = Settings {
             state_dir: folder.path().to_owned(),
             size_bytes_max: if is_small { random.u64(160..320) * 1024 } else { 1 << 30 },
+            quarantine_bytes_max: 1 << 30,
             commit_interval: Duration::from_secs(1),
             budget: Budget { history_bytes_max: is_small.then_some(64 * 1024), ..Budget::default() },
             ttl: Ttl { by_priority },

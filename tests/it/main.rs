@@ -6,6 +6,7 @@ mod blackbox;
 mod cli;
 mod clock;
 mod config;
+mod corruption;
 mod delivery;
 mod faults;
 mod fleet;

@@ -38,6 +38,7 @@ async fn a_long_outage_thins_telemetry_loses_no_sensor_and_gives_the_room_back()
     let settings = Settings {
         state_dir: folder.path().to_owned(),
         size_bytes_max: outage.size_bytes_max,
+        quarantine_bytes_max: 1 << 30,
         commit_interval: Duration::from_secs(COMMIT_SECONDS),
         budget: Budget { free_bytes_min: 0, ..Budget::default() },
         ttl: Ttl::default(),

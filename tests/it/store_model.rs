@@ -42,6 +42,7 @@ impl Opened {
         let settings = Settings {
             state_dir,
             size_bytes_max,
+            quarantine_bytes_max: 1 << 30,
             commit_interval: Duration::from_secs(1),
             budget: Budget::default(),
             ttl: Ttl::default(),
@@ -142,7 +143,8 @@ impl History {
 
     fn check(&mut self, batch: &FrozenBatch) {
         let BatchKey { lane, first, last } = batch.key;
-        assert_eq!(batch.batch_id, format!("pyv-{}-{}-{first}-{last}", self.store_id, lane as u8));
+        let micros = (batch.timestamp * 1e6) as u64;
+        assert_eq!(batch.batch_id, format!("pyv-{}-{}-{first}-{last}-{micros:x}", self.store_id, lane as u8));
         let known = self.contents.entry(batch.batch_id.clone()).or_insert_with(|| batch.clone());
         assert_eq!(known, batch, "an id stands for two contents");
         let numbers = numbers(batch);

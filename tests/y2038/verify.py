@@ -61,7 +61,7 @@ bodies = batches(record)
 items = [item for body in bodies for item in body["items"]]
 boiler = [item["timestamp"] for item in items if item["sensor_name"] == "boiler"]
 # The last parts of a batch id are the lane and the first and last number in it; nothing may be missing.
-ranges = sorted(tuple(map(int, body["batch_id"].rsplit("-", 2)[1:])) for body in bodies)
+ranges = sorted(tuple(map(int, body["batch_id"].rsplit("-", 3)[1:3])) for body in bodies)
 demand(ranges[0][0] == 1, "what the first process stored arrives")
 demand(all(after[0] == before[1] + 1 for before, after in zip(ranges, ranges[1:])), f"nothing is missing in {ranges}")
 demand(len(boiler) > 3, "what the daemon read arrives")
@@ -69,6 +69,6 @@ demand(all(in_time(item["timestamp"]) for item in items), "every reading has the
 demand(all(in_time(body["timestamp"]) for body in bodies), "every batch has the right time")
 demand(boiler == sorted(boiler), "the readings are in order")
 demand(any(item["sensor_name"] == "posted" for item in items), "what was posted arrives")
-stores = {body["batch_id"].rsplit("-", 3)[0] for body in bodies}
+stores = {body["batch_id"].rsplit("-", 4)[0] for body in bodies}
 demand(len(stores) == 1, "all come from one store")
 print(f"{name}: {len(items)} items in {len(bodies)} batches, from {min(boiler):.0f} to {max(boiler):.0f}")

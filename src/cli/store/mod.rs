@@ -4,6 +4,7 @@ mod check;
 mod export;
 mod import;
 mod purge;
+mod repair;
 mod stats;
 pub(super) mod table;
 
@@ -35,6 +36,10 @@ pub enum StoreCommand {
     ///
     /// Whole blocks go, and never a part of a batch that was begun. Try it with --dry-run first.
     Purge(purge::Arguments),
+    /// Salvage a damaged database, as the next start would do. The agent has to be stopped.
+    ///
+    /// Exits with 0 when the database is whole or was mended.
+    Repair(repair::Arguments),
     /// Take over what a Python agent still holds in its queue, each item once.
     ///
     /// The agent has to be stopped, and delivery enabled. Interrupted, it can be started again. Exits with 1
@@ -73,6 +78,7 @@ pub fn run(config: Option<PathBuf>, command: StoreCommand) -> u8 {
         StoreCommand::Stats(arguments) => stats::run(config, arguments),
         StoreCommand::Export(arguments) => export::run(config, arguments),
         StoreCommand::Purge(arguments) => purge::run(config, arguments),
+        StoreCommand::Repair(arguments) => repair::run(config, arguments),
         StoreCommand::Import(arguments) => import::run(config, &arguments),
     };
     match result {

@@ -169,7 +169,11 @@ impl Worker {
                 *byte = b',';
             }
         }
-        let batch_id = format!("pyv-{}-{}-{}-{}", self.store_id, key.lane as u8, key.first, key.last);
+        // Should damage take the commit that froze it, the same items may be frozen again at another time:
+        // that is another batch.
+        let micros = (frozen_at * 1e6) as u64;
+        let (lane, BatchKey { first, last, .. }) = (key.lane as u8, key);
+        let batch_id = format!("pyv-{}-{lane}-{first}-{last}-{micros:x}", self.store_id);
         FrozenBatch { key, batch_id, timestamp: frozen_at, items, backlog }
     }
 

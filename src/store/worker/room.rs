@@ -9,7 +9,7 @@ use super::Worker;
 use super::trim::{GiveUp, RETENTION_BLOCKS_MAX};
 use crate::store::budget::{self, Allowance, Room};
 use crate::store::measure::Measure;
-use crate::store::{DATABASE_FILE, Error, Lane, block, inspect, trouble};
+use crate::store::{DATABASE_FILE, Error, Lane, block, inspect, open, trouble};
 
 /// Between two looks at the file system and at what has expired.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
@@ -161,9 +161,7 @@ impl Worker {
         let least = if self.shrinks { pages / FREE_SHARE_MAX / 4 } else { pages / FREE_SHARE_MAX };
         if free <= least.max(FREE_PAGES_MIN) || !self.db.is_autocommit() {
             if std::mem::replace(&mut self.shrinks, false) {
-                let mut checkpoint =
-                    self.db.prepare_cached("PRAGMA wal_checkpoint(TRUNCATE)").map_err(failed)?;
-                checkpoint.query_row([], |_| Ok(())).map_err(failed)?;
+                open::empty_log(&self.db)?;
             }
             return Ok(());
         }
@@ -180,7 +178,8 @@ impl Worker {
 
     /// Bytes of pages in use.
     pub(super) fn used_bytes(&self) -> Result<u64, Error> {
-        Ok((self.pragma("PRAGMA page_count")? - self.pragma("PRAGMA freelist_count")?) * PAGE_BYTES)
+        Ok(self.pragma("PRAGMA page_count")?.saturating_sub(self.pragma("PRAGMA freelist_count")?)
+            * PAGE_BYTES)
     }
 
     /// Bytes of the database and its write-ahead log on the disk.

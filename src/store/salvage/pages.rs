@@ -1,0 +1,99 @@
+//! The pages of a database file, each in its newest committed copy, whether SQLite would open it or not.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use super::wal::{APPLICATION_ID_AT, Wal, be32, read_up_to};
+use crate::store::inspect::beside;
+
+/// What this agent's databases are made of.
+pub const PAGE_BYTES: usize = 4096;
+
+/// A page and whether its bytes are known to be as they were written.
+pub struct Page {
+    pub bytes: Vec<u8>,
+    /// False where the disk or the end of the file took some of it.
+    pub is_whole: bool,
+}
+
+pub struct Pages {
+    file: File,
+    log: Option<File>,
+    wal: Wal,
+    /// Pages are numbered from 1 to this.
+    pub count: u32,
+}
+
+impl Pages {
+    /// Opens the database at `path` together with what `wal` says, which is empty when the WAL is not to be
+    /// used.
+    ///
+    /// # Errors
+    ///
+    /// The disk fails.
+    pub fn open(path: &Path, wal: Wal) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let bytes = file.metadata()?.len();
+        let in_file = u32::try_from(bytes.div_ceil(PAGE_BYTES as u64)).unwrap_or(u32::MAX);
+        let log = if wal.pages.is_empty() && wal.broken.is_empty() {
+            None
+        } else {
+            Some(File::open(beside(path, "-wal"))?)
+        };
+        let in_log = wal.pages.keys().copied().max().unwrap_or(0).min(wal.database_pages);
+        Ok(Self { file, log, wal, count: in_file.max(in_log) })
+    }
+
+    /// Reads a page. One that cannot be read, or lies behind the end, is zeros.
+    pub fn read(&self, number: u32) -> Page {
+        let mut bytes = vec![0; PAGE_BYTES];
+        if number == 0 || number > self.count {
+            return Page { bytes, is_whole: false };
+        }
+        let read = match (&self.log, self.wal.pages.get(&number)) {
+            (Some(log), Some(offset)) => read_up_to(log, &mut bytes, *offset),
+            _ => read_up_to(&self.file, &mut bytes, u64::from(number - 1) * PAGE_BYTES as u64),
+        };
+        // A bad sector takes its page with it and nothing else.
+        Page { bytes, is_whole: read.is_ok_and(|read| read == PAGE_BYTES) }
+    }
+
+    /// Pages in the WAL whose checksum fails, with their numbers as they stand there.
+    pub fn broken(&self) -> impl Iterator<Item = (u32, Vec<u8>)> {
+        self.wal.broken.iter().filter_map(|(number, offset)| {
+            let mut bytes = vec![0; PAGE_BYTES];
+            let read = read_up_to(self.log.as_ref()?, &mut bytes, *offset).ok()?;
+            (read == PAGE_BYTES).then_some((*number, bytes))
+        })
+    }
+}
+
+/// Whether what never changes in the header of a SQLite file is as it has to be. Another value there makes
+/// the file read-only, or its pages smaller.
+///
+/// # Errors
+///
+/// The disk fails.
+pub fn has_sane_header(path: &Path) -> io::Result<bool> {
+    let mut header = [0; 100];
+    let read = read_up_to(&File::open(path)?, &mut header, 0)?;
+    let versions = &header[18..20];
+    Ok(read == header.len()
+        && header.starts_with(b"SQLite format 3\0")
+        && (versions == [1, 1] || versions == [2, 2])
+        && header[21..24] == [64, 32, 32]
+        // Another program's file may have these; it is SQLite that opens it then.
+        && (header[20] == 0 || be32(&header, APPLICATION_ID_AT) == 0))
+}
+
+/// The application id in the file's own copy of page 1, whatever the WAL says; 0 when it has none.
+///
+/// # Errors
+///
+/// The disk fails.
+pub fn application_id(path: &Path) -> io::Result<u32> {
+    let mut header = [0; 100];
+    let read = read_up_to(&File::open(path)?, &mut header, 0)?;
+    Ok(if read == header.len() { be32(&header, APPLICATION_ID_AT) } else { 0 })
+}
