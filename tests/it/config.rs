@@ -190,7 +190,7 @@ fn a_reload_changes_what_can_change_and_refuses_the_rest_by_name() {
     assert!(plan.refused.is_empty());
 
     let fixed = config_of(
-        "agent.device_id = 'x'\nagent.state_dir = '/x'\nstore.size_max_mb = 1\n\
+        "agent.device_id = 'x'\nagent.state_dir = '/x'\nstore.size_max_mb = 1\nstore.quarantine_max_mb = 9\n\
          store.commit_interval_seconds = 2\nstore.history_max_mb = 1\nstore.free_min_mb = 1\n\
          store.free_inodes_min = 1\nstore.ttl_seconds.logs = 9\nhealth.enabled = false\nhealth.bind = '::'\nhealth.port = 1",
     );
