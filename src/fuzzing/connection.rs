@@ -50,6 +50,8 @@ pub(super) struct Answer {
 
 /// Cuts the first answer off `output`; `None` when the server closed without one.
 pub(super) fn first_answer(output: &[u8]) -> Option<Answer> {
+    // Who expected to be told to go on is told, and answered afterwards.
+    let output = output.strip_prefix(CONTINUE).unwrap_or(output);
     if output.is_empty() {
         return None;
     }
@@ -75,6 +77,7 @@ impl Answer {
     }
 }
 
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// End of transmission: the client has said all.
 const CLOSE: u8 = 4;
 /// What is on the way between client and server.
