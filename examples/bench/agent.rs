@@ -160,7 +160,13 @@ pub struct Metrics(String);
 impl Metrics {
     /// Of all series of `name`, whatever their labels.
     pub fn sum(&self, name: &str) -> u64 {
+        self.sum_without(name, None)
+    }
+
+    /// The same without those whose labels hold `excepted`.
+    pub fn sum_without(&self, name: &str, excepted: Option<&str>) -> u64 {
         let lines = self.0.lines().filter_map(|line| line.strip_prefix(PREFIX)?.strip_prefix(name));
+        let lines = lines.filter(|rest| excepted.is_none_or(|excepted| !rest.contains(excepted)));
         let values =
             lines.filter(|rest| rest.starts_with([' ', '{'])).filter_map(|rest| rest.rsplit_once(' '));
         values.filter_map(|(_, value)| value.trim().parse::<u64>().ok()).sum()

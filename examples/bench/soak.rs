@@ -48,12 +48,16 @@ impl Bench {
         report.add_aimed("batch ids with two contents", totals.differing as f64, "batches", 0.0);
         let sum = |name: &str| page.sum(name) as f64;
         report.add("taken in", sum("readings_processed_total"), "readings");
-        report.add("declared as gaps", sum("gaps_total"), "items");
+        // What was refused was never stored.
+        let gaps = page.sum_without("gap_items_total", Some("reason=\"refused")) as f64;
+        report.add("declared as gaps", gaps, "items");
+        report.add("summaries and reports", sum("items_made_total"), "items");
         let missing = count.saturating_sub(page.sum("readings_processed_total"));
         report.add_aimed("published and not taken in", missing as f64, "readings", 0.0);
         let drift = sum("items_delivered_total") - totals.items as f64;
         report.add_aimed("drift: counted as delivered against arrived", drift.abs(), "items", 0.0);
-        let drift = sum("items_stored_total") - sum("items_delivered_total") - sum("gaps_total");
+        let stored = sum("items_stored_total") + sum("items_made_total");
+        let drift = stored - sum("items_delivered_total") - gaps;
         report.add_aimed("drift: stored against delivered and declared", drift.abs(), "items", 0.0);
         Ok(())
     }

@@ -96,6 +96,11 @@ fn store(page: &mut Page, view: &View) {
         .put_atomic(&store.commit_bytes);
     page.counter("items_stored_total", "Readings, events and window results that were committed.")
         .put_atomic(&store.items_stored);
+    page.counter(
+        "items_made_total",
+        "Summaries of thinned telemetry and reports of gaps that were committed.",
+    )
+    .put_atomic(&store.items_made);
     page.gauge("store_size_bytes", "Size of the database and its write-ahead log on the disk.")
         .put_atomic(&store.store_bytes);
     let mut family = page.gauge("store_trouble", "1 for what commits wait for, 0 for the others.");

@@ -18,6 +18,8 @@ pub struct Counters {
     pub commit_bytes: AtomicU64,
     /// Items that were committed, in every lane.
     pub items_stored: AtomicU64,
+    /// Items that the store made itself and committed: summaries of thinned telemetry, reports of gaps.
+    pub items_made: AtomicU64,
     /// Size of the database and its write-ahead log on the disk, in bytes, now.
     pub store_bytes: AtomicU64,
     /// What its pages may take, after what others on the disk need, in bytes, now.

@@ -152,6 +152,7 @@ fn assemble(
         spans,
         corrections,
         clock: None,
+        made: 0,
         used: 0,
         allowance,
         looked_around_at: None,
@@ -224,6 +225,8 @@ struct Worker {
     corrections: BTreeMap<i64, Correction>,
     /// The latest; `None` before the first.
     clock: Option<ClockNews>,
+    /// Items of the agent's own making that are not committed yet.
+    made: u64,
     /// Bytes of pages in use, as of the last commit.
     used: u64,
     allowance: Allowance,
@@ -472,6 +475,7 @@ impl Worker {
         }
         self.db.execute_batch("COMMIT").map_err(|source| Error::Sqlite { what: "cannot commit", source })?;
         self.outage.committed();
+        self.counters.items_made.fetch_add(std::mem::take(&mut self.made), Relaxed);
         let changes = self.db.total_changes();
         if std::mem::replace(&mut self.changes, changes) != changes {
             self.counters.commits.fetch_add(1, Relaxed);

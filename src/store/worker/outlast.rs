@@ -204,6 +204,7 @@ impl Worker {
 
     /// Reads from the database what the thread keeps in memory.
     fn load(&mut self) -> Result<(), Error> {
+        self.made = 0;
         self.queue = Queue::load(&self.db, next_sequences(&self.db)?)?;
         self.load_clock()?;
         self.audit_hash = last_audit_hash(&self.db)?;

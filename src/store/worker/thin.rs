@@ -142,6 +142,7 @@ impl Worker {
             self.queue.appended(lane, piece.1, since_boot);
             self.counters.commit_bytes.fetch_add(bytes, Relaxed);
             self.measure.wrote(lane, bytes, piece.1);
+            self.made += u64::from(piece.1);
         }
         Ok(())
     }
