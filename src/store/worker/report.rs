@@ -228,7 +228,7 @@ impl Worker {
         let mut text = LaneText { provisional: is_provisional, ..LaneText::default() };
         text.push(now, |out| write(out, key, told, now, mark));
         let first = self.queue.next_sequence(Lane::Anomaly);
-        self.insert_text(Lane::Anomaly, &text)?;
+        self.insert_own(Lane::Anomaly, &text)?;
         Ok(first)
     }
 }

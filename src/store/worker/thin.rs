@@ -64,7 +64,7 @@ impl Worker {
         let names = groups.names();
         self.insert_summaries(groups, coarser)?;
         // An event is kept as it is, where it goes last.
-        self.insert_text(Lane::Anomaly, &kept)?;
+        self.insert_own(Lane::Anomaly, &kept)?;
         for (from, last) in parts {
             let gap = Gap {
                 reason: Reason::Thinned,
@@ -118,7 +118,7 @@ impl Worker {
         groups.finish(|line, time, boot| {
             let of_line = Some(Span::Quarter.number(time));
             if failed.is_ok() && lane == Lane::Minute && quarter.is_some() && quarter != of_line {
-                failed = self.insert_text(lane, &std::mem::take(&mut text));
+                failed = self.insert_own(lane, &std::mem::take(&mut text));
             }
             quarter = of_line;
             // Those of an earlier boot keep their mark, and the receiver can put them right.
@@ -126,10 +126,16 @@ impl Worker {
             text.push(time, |out| out.extend_from_slice(line));
         });
         failed?;
-        self.insert_text(lane, &text)
+        self.insert_own(lane, &text)
     }
 
     /// Appends items of the agent's own making, inside the caller's transaction.
+    pub(super) fn insert_own(&mut self, lane: Lane, text: &LaneText) -> Result<(), Error> {
+        self.made += u64::from(text.count);
+        self.insert_text(lane, text)
+    }
+
+    /// Appends items, inside the caller's transaction.
     pub(super) fn insert_text(&mut self, lane: Lane, text: &LaneText) -> Result<(), Error> {
         let since_boot = self.clocks.since_boot();
         let at = self.boot.at(since_boot);
@@ -142,7 +148,6 @@ impl Worker {
             self.queue.appended(lane, piece.1, since_boot);
             self.counters.commit_bytes.fetch_add(bytes, Relaxed);
             self.measure.wrote(lane, bytes, piece.1);
-            self.made += u64::from(piece.1);
         }
         Ok(())
     }
