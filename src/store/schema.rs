@@ -12,6 +12,9 @@ use super::{Error, block};
 const SQLITE_VERSION_MIN: (i32, &str) = (3_051_003, "3.51.3");
 /// What `PRAGMA user_version` says of a database made by this agent.
 pub const VERSION: i64 = 2;
+/// Of a page of a new database. A commit writes a few pages however little it holds, so small ones wear the flash
+/// less: 1,000 readings write 16 bytes each, and 25 with SQLite's usual 4096.
+pub const PAGE_BYTES: u32 = 2048;
 /// Pages kept in memory, in KiB.
 const CACHE_KIB: i64 = 512;
 
@@ -172,7 +175,8 @@ pub fn application_id(store_id: &str) -> i32 {
 }
 
 fn configure(db: &Connection) -> rusqlite::Result<()> {
-    // Counts only until there are tables: later the file would have to be rewritten.
+    // Both count only until there are tables: later the file would have to be rewritten.
+    db.pragma_update(None, "page_size", PAGE_BYTES)?;
     db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     // With NORMAL a commit is not synced, and an acknowledged reading could go with the power.

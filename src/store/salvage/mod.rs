@@ -74,7 +74,7 @@ pub fn suspect(path: &Path, tick: &dyn Fn()) -> io::Result<Option<Evidence>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
         // SQLite would take the rest for a new database.
-        Ok(file) if file.len() < pages::PAGE_BYTES as u64 => {
+        Ok(file) if file.len() < u64::from(schema::PAGE_BYTES) => {
             return Ok(Some(evidence("the database is cut off within its first page", true, false)));
         }
         Ok(_) => {}
@@ -82,7 +82,7 @@ pub fn suspect(path: &Path, tick: &dyn Fn()) -> io::Result<Option<Evidence>> {
     if !pages::has_sane_header(path)? {
         return Ok(Some(evidence("the header of the file is damaged", false, false)));
     }
-    let wal = Wal::read(&beside(path, "-wal"), &beside(path, "-shm"), tick)?;
+    let wal = Wal::read(&beside(path, "-wal"), &beside(path, "-shm"), pages::page_size(path)?, tick)?;
     let own = pages::application_id(path)?;
     if wal.application_id.is_some_and(|id| own != 0 && id != 0 && id != own) {
         return Ok(Some(evidence("the WAL is that of another database", true, true)));
@@ -114,7 +114,9 @@ pub fn rebuild(
     let wal = if evidence.is_wal_foreign {
         Wal::default()
     } else {
-        Wal::read(&beside(old, "-wal"), &beside(old, "-shm"), tick).map_err(io)?
+        pages::page_size(old)
+            .and_then(|size| Wal::read(&beside(old, "-wal"), &beside(old, "-shm"), size, tick))
+            .map_err(io)?
     };
     let is_mixed = !wal.broken.is_empty();
     let loses_commits = evidence.loses_commits || wal.loses_commits.is_some() || is_mixed;

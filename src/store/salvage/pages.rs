@@ -7,9 +7,6 @@ use std::path::Path;
 use super::wal::{APPLICATION_ID_AT, Wal, be32, read_up_to};
 use crate::store::inspect::beside;
 
-/// What this agent's databases are made of.
-pub const PAGE_BYTES: usize = 4096;
-
 /// A page and whether its bytes are known to be as they were written.
 pub struct Page {
     pub bytes: Vec<u8>,
@@ -21,6 +18,8 @@ pub struct Pages {
     file: File,
     log: Option<File>,
     wal: Wal,
+    /// Of one page.
+    pub size: usize,
     /// Pages are numbered from 1 to this.
     pub count: u32,
 }
@@ -35,39 +34,67 @@ impl Pages {
     pub fn open(path: &Path, wal: Wal) -> io::Result<Self> {
         let file = File::open(path)?;
         let bytes = file.metadata()?.len();
-        let in_file = u32::try_from(bytes.div_ceil(PAGE_BYTES as u64)).unwrap_or(u32::MAX);
+        let size = page_size(path)?;
+        let in_file = u32::try_from(bytes.div_ceil(size as u64)).unwrap_or(u32::MAX);
         let log = if wal.pages.is_empty() && wal.broken.is_empty() {
             None
         } else {
             Some(File::open(beside(path, "-wal"))?)
         };
         let in_log = wal.pages.keys().copied().max().unwrap_or(0).min(wal.database_pages);
-        Ok(Self { file, log, wal, count: in_file.max(in_log) })
+        Ok(Self { file, log, wal, size, count: in_file.max(in_log) })
     }
 
     /// Reads a page. One that cannot be read, or lies behind the end, is zeros.
     pub fn read(&self, number: u32) -> Page {
-        let mut bytes = vec![0; PAGE_BYTES];
+        let mut bytes = vec![0; self.size];
         if number == 0 || number > self.count {
             return Page { bytes, is_whole: false };
         }
         let read = match (&self.log, self.wal.pages.get(&number)) {
             (Some(log), Some(offset)) => read_up_to(log, &mut bytes, *offset),
-            _ => read_up_to(&self.file, &mut bytes, u64::from(number - 1) * PAGE_BYTES as u64),
+            _ => read_up_to(&self.file, &mut bytes, u64::from(number - 1) * self.size as u64),
         };
         // A bad sector takes its page with it and nothing else.
-        Page { bytes, is_whole: read.is_ok_and(|read| read == PAGE_BYTES) }
+        Page { bytes, is_whole: read.is_ok_and(|read| read == self.size) }
     }
 
     /// Pages in the WAL whose checksum fails, with their numbers as they stand there.
     pub fn broken(&self) -> impl Iterator<Item = (u32, Vec<u8>)> {
         self.wal.broken.iter().filter_map(|(number, offset)| {
-            let mut bytes = vec![0; PAGE_BYTES];
+            let mut bytes = vec![0; self.size];
             let read = read_up_to(self.log.as_ref()?, &mut bytes, *offset).ok()?;
-            (read == PAGE_BYTES).then_some((*number, bytes))
+            (read == self.size).then_some((*number, bytes))
         })
     }
 }
+
+/// Bytes in one page of the database at `path`. The header may be what is damaged; then the map of pages tells,
+/// which is the second page and begins with the first table's.
+///
+/// # Errors
+///
+/// The disk fails.
+pub fn page_size(path: &Path) -> io::Result<usize> {
+    let file = File::open(path)?;
+    let mut header = [0; 18];
+    read_up_to(&file, &mut header, 0)?;
+    let claimed = usize::from(u16::from_be_bytes([header[16], header[17]]));
+    let mut sizes = PAGE_SIZES;
+    sizes.sort_by_key(|size| *size != claimed);
+    for size in sizes {
+        let mut entry = [0; 5];
+        if read_up_to(&file, &mut entry, size as u64)? == entry.len() && entry == [MAP_ROOT, 0, 0, 0, 0] {
+            return Ok(size);
+        }
+    }
+    Ok(sizes[0])
+}
+
+/// Of databases that agents made: of this one first.
+const PAGE_SIZES: [usize; 2] = [crate::store::schema::PAGE_BYTES as usize, 4096];
+/// In the map of pages: a root, below no other page.
+pub const MAP_ROOT: u8 = 1;
 
 /// Whether what never changes in the header of a SQLite file is as it has to be. Another value there makes
 /// the file read-only, or its pages smaller.

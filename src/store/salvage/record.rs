@@ -3,7 +3,7 @@
 
 use rusqlite::types::Value;
 
-use super::pages::{PAGE_BYTES, Pages};
+use super::pages::Pages;
 use super::wal::be32;
 
 /// A row; `rowid` is `None` in a table without rowids.
@@ -42,7 +42,7 @@ impl<'p> Node<'p> {
             _ => return None,
         };
         let node = Self { bytes, kind, header, cells: be16(bytes, header + 3) };
-        (node.pointers_at() + 2 * node.cells <= PAGE_BYTES).then_some(node)
+        (node.pointers_at() + 2 * node.cells <= bytes.len()).then_some(node)
     }
 
     pub fn is_leaf(&self) -> bool {
@@ -55,7 +55,7 @@ impl<'p> Node<'p> {
             return Some(be32(self.bytes, self.header + 8));
         }
         let at = self.cell_at(index)?;
-        (at + 4 <= PAGE_BYTES).then(|| be32(self.bytes, at))
+        (at + 4 <= self.bytes.len()).then(|| be32(self.bytes, at))
     }
 
     /// The row in cell `index`, with what lies on overflow pages; `overflow` is asked before a page of such a
@@ -88,7 +88,7 @@ impl<'p> Node<'p> {
             return None;
         }
         let at = be16(self.bytes, self.pointers_at() + 2 * index);
-        (at >= self.pointers_at() + 2 * self.cells && at < PAGE_BYTES).then_some(at)
+        (at >= self.pointers_at() + 2 * self.cells && at < self.bytes.len()).then_some(at)
     }
 
     fn pointers_at(&self) -> usize {
@@ -97,13 +97,13 @@ impl<'p> Node<'p> {
 
     /// How much of a payload of `length` bytes lies on the page itself.
     fn local_bytes(&self, length: usize) -> usize {
-        let local_max =
-            if self.kind == Kind::TableLeaf { PAGE_BYTES - 35 } else { (PAGE_BYTES - 12) * 64 / 255 - 23 };
+        let page = self.bytes.len();
+        let local_max = if self.kind == Kind::TableLeaf { page - 35 } else { (page - 12) * 64 / 255 - 23 };
         if length <= local_max {
             return length;
         }
-        let local_min = (PAGE_BYTES - 12) * 32 / 255 - 23;
-        let local = local_min + (length - local_min) % (PAGE_BYTES - 4);
+        let local_min = (page - 12) * 32 / 255 - 23;
+        let local = local_min + (length - local_min) % (page - 4);
         if local <= local_max { local } else { local_min }
     }
 }
@@ -122,7 +122,7 @@ fn follow(
             return None;
         }
         let page = pages.read(number);
-        let bytes = (length - payload.len()).min(PAGE_BYTES - 4);
+        let bytes = (length - payload.len()).min(pages.size - 4);
         payload.extend_from_slice(&page.bytes[4..4 + bytes]);
         number = be32(&page.bytes, 0);
     }

@@ -10,8 +10,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::pages::PAGE_BYTES;
-
 /// What the log says.
 #[derive(Debug, Default)]
 pub struct Wal {
@@ -37,12 +35,13 @@ struct Index {
 }
 
 impl Wal {
-    /// Reads the log at `wal` and its index at `shm`; a file that is not there is empty.
+    /// Reads the log at `wal` and its index at `shm`, of a database with pages of `page_size` bytes; a file that
+    /// is not there is empty.
     ///
     /// # Errors
     ///
     /// The disk fails.
-    pub fn read(wal: &Path, shm: &Path, tick: &dyn Fn()) -> io::Result<Self> {
+    pub fn read(wal: &Path, shm: &Path, page_size: usize, tick: &dyn Fn()) -> io::Result<Self> {
         let index = read_index(shm)?;
         let file = match File::open(wal) {
             Ok(file) => file,
@@ -53,7 +52,7 @@ impl Wal {
         if read_up_to(&file, &mut header, 0)? < HEADER_BYTES {
             return Ok(Self::missing(index));
         }
-        let Some(log) = Header::parse(&header) else {
+        let Some(log) = Header::parse(&header, page_size) else {
             return Ok(Self { loses_commits: Some("the header of the WAL is damaged"), ..Self::default() });
         };
         let mut wal = Self::default();
@@ -78,7 +77,8 @@ impl Wal {
     /// Takes in every frame; returns how many there are up to the last commit that SQLite would read. The
     /// first `known` ones are known to have been committed.
     fn scan(&mut self, file: &File, log: &Header, known: u32, tick: &dyn Fn()) -> io::Result<u32> {
-        let mut frame = vec![0; FRAME_BYTES];
+        let frame_bytes = FRAME_HEADER_BYTES + log.page_size;
+        let mut frame = vec![0; frame_bytes];
         let mut sum = log.sum;
         let (mut is_chain, mut committed) = (true, 0);
         let (mut breaks_commit, mut strangers) = (false, 0);
@@ -86,8 +86,8 @@ impl Wal {
         let mut open: Vec<(u32, u64, bool)> = Vec::new();
         for number in 1..=FRAMES_MAX {
             tick();
-            let offset = HEADER_BYTES as u64 + u64::from(number - 1) * FRAME_BYTES as u64;
-            if read_up_to(file, &mut frame, offset)? < FRAME_BYTES || strangers > STRANGERS_MAX {
+            let offset = HEADER_BYTES as u64 + u64::from(number - 1) * frame_bytes as u64;
+            if read_up_to(file, &mut frame, offset)? < frame_bytes || strangers > STRANGERS_MAX {
                 break;
             }
             let (page, size_after) = (be32(&frame, 0), be32(&frame, 4));
@@ -135,22 +135,23 @@ impl Wal {
 struct Header {
     /// The words of checksums are big-endian.
     is_big: bool,
+    page_size: usize,
     salts: [u8; 8],
     sum: [u32; 2],
 }
 
 impl Header {
-    fn parse(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
+    fn parse(bytes: &[u8; HEADER_BYTES], page_size: usize) -> Option<Self> {
         let is_big = match be32(bytes, 0) {
             0x377f_0682 => false,
             0x377f_0683 => true,
             _ => return None,
         };
-        let mut header = Self { is_big, salts: [0; 8], sum: [0; 2] };
+        let mut header = Self { is_big, page_size, salts: [0; 8], sum: [0; 2] };
         header.salts.copy_from_slice(&bytes[16..24]);
         header.sum = header.add(&bytes[..24], [0; 2]);
         let stored = [be32(bytes, 24), be32(bytes, 28)];
-        (header.sum == stored && be32(bytes, 8) as usize == PAGE_BYTES).then_some(header)
+        (header.sum == stored && be32(bytes, 8) as usize == page_size).then_some(header)
     }
 
     /// The checksum of a frame that follows one with the checksum `sum`.
@@ -191,7 +192,7 @@ fn read_index(path: &Path) -> io::Result<Option<Index>> {
     }
     let ne32 = |at: usize| u32::from_ne_bytes([both[at], both[at + 1], both[at + 2], both[at + 3]]);
     // Its checksum is made in the byte order of the machine.
-    let native = Header { is_big: cfg!(target_endian = "big"), salts: [0; 8], sum: [0; 2] };
+    let native = Header { is_big: cfg!(target_endian = "big"), page_size: 0, salts: [0; 8], sum: [0; 2] };
     let is_whole = native.add(&both[..40], [0; 2]) == [ne32(40), ne32(44)];
     if !is_whole || ne32(0) != INDEX_VERSION || both[12] != 1 {
         return Ok(None);
@@ -223,7 +224,6 @@ pub fn be32(bytes: &[u8], at: usize) -> u32 {
 pub const APPLICATION_ID_AT: usize = 68;
 const HEADER_BYTES: usize = 32;
 const FRAME_HEADER_BYTES: usize = 24;
-const FRAME_BYTES: usize = FRAME_HEADER_BYTES + PAGE_BYTES;
 const INDEX_BYTES: usize = 48;
 const INDEX_VERSION: u32 = 3_007_000;
 /// 16 GiB: a log is reset long before.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::pages::{PAGE_BYTES, Pages};
+use super::pages::{MAP_ROOT, Pages};
 use super::record::{Kind, Node, Row};
 use super::wal::be32;
 
@@ -155,14 +155,19 @@ impl<'w> Walk<'w> {
         if number < 3 || !self.has_map || self.is_map(number) {
             return None;
         }
-        let map = (number - 2) / MAP_SPAN * MAP_SPAN + 2;
+        let map = (number - 2) / self.map_span() * self.map_span() + 2;
         let at = 5 * (number - map - 1) as usize;
         let page = self.pages.read(map);
         Some((page.bytes[at], be32(&page.bytes, at + 1)))
     }
 
+    /// A page of the pointer map and the pages it describes.
+    fn map_span(&self) -> u32 {
+        (self.pages.size / 5) as u32 + 1
+    }
+
     fn is_map(&self, number: u32) -> bool {
-        self.has_map && number >= 2 && (number - 2).is_multiple_of(MAP_SPAN)
+        self.has_map && number >= 2 && (number - 2).is_multiple_of(self.map_span())
     }
 
     /// Whether the pointer map calls every one of `roots` a root.
@@ -180,9 +185,6 @@ fn chain_bound() -> impl FnMut(u32) -> bool {
     }
 }
 
-/// A page of the pointer map and the pages it describes.
-const MAP_SPAN: u32 = (PAGE_BYTES / 5) as u32 + 1;
-const MAP_ROOT: u8 = 1;
 const MAP_NODE: u8 = 5;
 /// In the header of the file, on page 1.
 const LARGEST_ROOT_AT: usize = 52;

@@ -52,7 +52,8 @@ impl Worker {
 
     /// Sets the log's share of the cap, and learns what items take.
     pub(super) fn begin_measuring(&mut self) -> Result<(), Error> {
-        let wal_pages = (budget::wal_bytes(self.settings.size_bytes_max) / 2 / PAGE_BYTES).max(WAL_PAGES_MIN);
+        let wal_pages =
+            (budget::wal_bytes(self.settings.size_bytes_max) / 2 / self.page_bytes()?).max(WAL_PAGES_MIN);
         self.db
             .pragma_update(None, "wal_autocheckpoint", i64::try_from(wal_pages).unwrap_or(i64::MAX))
             .map_err(|source| Error::Sqlite { what: "cannot configure the database", source })?;
@@ -179,7 +180,7 @@ impl Worker {
     /// Bytes of pages in use.
     pub(super) fn used_bytes(&self) -> Result<u64, Error> {
         Ok(self.pragma("PRAGMA page_count")?.saturating_sub(self.pragma("PRAGMA freelist_count")?)
-            * PAGE_BYTES)
+            * self.page_bytes()?)
     }
 
     /// Bytes of the database and its write-ahead log on the disk.
@@ -188,7 +189,11 @@ impl Worker {
         let length = |path| std::fs::metadata(path).map_or(0, |file| file.len());
         let wal = length(inspect::beside(&path, "-wal"));
         // Until the next checkpoint the file itself may be shorter, or still be longer.
-        Ok(length(path).max(self.pragma("PRAGMA page_count")? * PAGE_BYTES) + wal)
+        Ok(length(path).max(self.pragma("PRAGMA page_count")? * self.page_bytes()?) + wal)
+    }
+
+    fn page_bytes(&self) -> Result<u64, Error> {
+        self.pragma("PRAGMA page_size").map(|bytes| bytes.max(1))
     }
 
     fn pragma(&self, text: &str) -> Result<u64, Error> {
@@ -216,8 +221,6 @@ const HISTORY_SHARE: u64 = 4;
 const HISTORY_PERCENT: u64 = 90;
 /// Quarter hours take about this part of the raw readings of a sensor that is read every five seconds.
 const THINNED_SHARE: f64 = 40.0;
-/// SQLite's default, which is kept.
-const PAGE_BYTES: u64 = 4096;
 /// A database without items.
 const EMPTY_BYTES: u64 = 128 * 1024;
 /// Fewer would checkpoint at every commit.

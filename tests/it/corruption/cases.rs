@@ -20,7 +20,8 @@ impl Case {
     }
 }
 
-const PAGE: usize = 4096;
+/// As `PRAGMA page_size` has it.
+const PAGE: usize = 2048;
 const FRAME: usize = PAGE + 24;
 
 fn case(
@@ -59,11 +60,11 @@ pub fn pages(life: &Life) -> Vec<Case> {
                 header + 6,
                 header + 9,
                 header + 13,
-                700,
+                350,
+                1000,
+                1750,
                 2000,
-                3500,
-                4000,
-                4090,
+                2040,
             ];
             for offset in offsets {
                 let mask = random.u8(1..);
@@ -109,7 +110,7 @@ pub fn log(life: &Life) -> Vec<Case> {
     let mut cases = Vec::new();
     for frame in 0..frames {
         let at = 32 + frame * FRAME;
-        for cut in [0, 10, 24, 2000] {
+        for cut in [0, 10, 24, 1000] {
             cases.push(case(
                 format!("WAL cut {cut} bytes into frame {}", frame + 1),
                 snapshot,
@@ -118,7 +119,7 @@ pub fn log(life: &Life) -> Vec<Case> {
                 },
             ));
         }
-        for offset in [3, 6, 9, 17, 24, 24 + 3, 24 + 2000, 24 + 4000] {
+        for offset in [3, 6, 9, 17, 24, 24 + 3, 24 + 1000, 24 + 2000] {
             let mask = random.u8(1..);
             let name = format!("WAL frame {} byte {offset} xor {mask:#x}", frame + 1);
             cases.push(case(name, snapshot, move |files| wal(files)[at + offset] ^= mask));
@@ -138,8 +139,22 @@ pub fn files(life: &Life, other: &Life) -> Vec<Case> {
     let mut cases = Vec::new();
     for (state, snapshot) in [("stopped", &life.stopped), ("running", &life.running)] {
         let bytes = snapshot.0.database.as_ref().unwrap().len();
-        let mut lengths =
-            vec![0, 1, 16, 99, 100, 101, 512, 4095, 4096, 4097, 8191, 8192, bytes - 1, bytes - 4096];
+        let mut lengths = vec![
+            0,
+            1,
+            16,
+            99,
+            100,
+            101,
+            512,
+            PAGE - 1,
+            PAGE,
+            PAGE + 1,
+            4 * PAGE - 1,
+            4 * PAGE,
+            bytes - 1,
+            bytes - PAGE,
+        ];
         lengths.extend((0..25).map(|_| random.usize(..bytes)));
         for length in lengths {
             cases.push(case(format!("{state}: database cut to {length} bytes"), snapshot, move |files| {
