@@ -216,7 +216,7 @@ impl Error {
     /// a disk that fails, a database that is held.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Io { .. } => true,
+            Self::Io { source, .. } => trouble::passes(source),
             Self::Sqlite { source, .. } => match source {
                 rusqlite::Error::SqliteFailure(failure, _) => match failure.code {
                     ErrorCode::SystemIoFailure => !is_cut_off(failure),

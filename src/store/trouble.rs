@@ -1,13 +1,15 @@
-//! What an error of the database means while the agent runs: the disk is in trouble, which is waited out,
-//! or the database is, which ends the process so that the next start looks at the whole file.
+//! What an error means for the agent: the disk is in trouble, which is waited out at the start and while it
+//! runs, or something else is, which ends the process.
 
+use std::io;
 use std::path::Path;
 
 use rusqlite::{ErrorCode, ffi};
+use rustix::io::Errno;
 
 use super::Error;
 
-/// Why commits wait.
+/// Why commits wait, or the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Trouble {
@@ -44,6 +46,12 @@ impl Trouble {
         }
     }
 
+    /// What an error of a call on files in `state_dir` is called while it is waited out; `None` when waiting
+    /// cannot help, because something of another kind lies there.
+    pub fn of_io(error: &io::Error, state_dir: &Path) -> Option<Self> {
+        of_io(error, Disk::of(state_dir))
+    }
+
     pub(super) fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|trouble| *trouble as u8 == number)
     }
@@ -67,6 +75,44 @@ impl Disk {
             is_read_only: found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY),
         }
     }
+
+    fn explains_failure(self) -> Trouble {
+        match self {
+            Self { is_read_only: true, .. } => Trouble::ReadOnly,
+            Self { is_full: true, .. } => Trouble::Full,
+            _ => Trouble::Failing,
+        }
+    }
+}
+
+impl Error {
+    /// What the start waits for after this error; `None` unless [`Error::is_transient`].
+    pub fn trouble_at_start(&self, state_dir: &Path) -> Option<Trouble> {
+        match self {
+            Self::Io { source, .. } => Trouble::of_io(source, state_dir),
+            // What a running agent must not go on with is opened anew by a start.
+            error if error.is_transient() => {
+                Some(of(error, Disk::of(state_dir)).unwrap_or(Trouble::ReadOnly))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether `error` goes away while the agent waits.
+pub(super) fn passes(error: &io::Error) -> bool {
+    of_io(error, Disk::default()).is_some()
+}
+
+fn of_io(error: &io::Error, disk: Disk) -> Option<Trouble> {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOSPC | Errno::DQUOT) => Some(Trouble::Full),
+        Some(Errno::ROFS | Errno::ACCESS | Errno::PERM) => Some(Trouble::ReadOnly),
+        Some(
+            Errno::NOTDIR | Errno::ISDIR | Errno::EXIST | Errno::LOOP | Errno::NAMETOOLONG | Errno::INVAL,
+        ) => None,
+        _ => Some(disk.explains_failure()),
+    }
 }
 
 /// What `error` is called while it is waited out; `None` when waiting cannot help.
@@ -78,11 +124,7 @@ pub(super) fn of(error: &Error, disk: Disk) -> Option<Trouble> {
         ErrorCode::ReadOnly if failure.extended_code == ffi::SQLITE_READONLY_DBMOVED => None,
         ErrorCode::ReadOnly | ErrorCode::PermissionDenied => Some(Trouble::ReadOnly),
         ErrorCode::SystemIoFailure | ErrorCode::CannotOpen | ErrorCode::FileLockingProtocolFailed => {
-            Some(match disk {
-                Disk { is_read_only: true, .. } => Trouble::ReadOnly,
-                Disk { is_full: true, .. } => Trouble::Full,
-                _ => Trouble::Failing,
-            })
+            Some(disk.explains_failure())
         }
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Some(Trouble::Locked),
         _ => None,
@@ -135,6 +177,39 @@ mod tests {
             assert_eq!(of(&error(code), full), Some(Trouble::Full));
             assert_eq!(of(&error(code), read_only), Some(Trouble::ReadOnly));
         }
+    }
+
+    #[test]
+    fn at_the_start_what_passes_is_told_from_what_somebody_has_to_put_right() {
+        for (errno, expected) in [
+            (libc::ENOSPC, Some(Trouble::Full)),
+            (libc::EDQUOT, Some(Trouble::Full)),
+            (libc::EROFS, Some(Trouble::ReadOnly)),
+            (libc::EACCES, Some(Trouble::ReadOnly)),
+            (libc::EPERM, Some(Trouble::ReadOnly)),
+            (libc::EIO, Some(Trouble::Failing)),
+            (libc::EMFILE, Some(Trouble::Failing)),
+            (libc::ENOENT, Some(Trouble::Failing)),
+            (libc::ENOTDIR, None),
+            (libc::EISDIR, None),
+            (libc::EEXIST, None),
+        ] {
+            let source = io::Error::from_raw_os_error(errno);
+            assert_eq!(of_io(&source, Disk::default()), expected, "{source}");
+            let error = Error::Io { what: "cannot read", path: "/state/file".into(), source };
+            assert_eq!(error.is_transient(), expected.is_some(), "{error:?}");
+        }
+        let state_dir = Path::new("/nonexistent");
+        for (code, expected) in [
+            (ffi::SQLITE_BUSY, Some(Trouble::Locked)),
+            (ffi::SQLITE_READONLY_DBMOVED, Some(Trouble::ReadOnly)),
+            (ffi::SQLITE_CORRUPT, None),
+            (ffi::SQLITE_NOMEM, None),
+        ] {
+            assert_eq!(error(code).trouble_at_start(state_dir), expected, "{code}");
+        }
+        let newer = Error::NewerSchema { path: state_dir.to_owned(), found: 9, known: 2 };
+        assert_eq!(newer.trouble_at_start(state_dir), None);
     }
 
     #[test]
