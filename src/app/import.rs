@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 
 use self::item::{Taken, take_over};
 use self::queue_file::{QueueFile, QueueRow};
-use super::parts::hash_key;
-use super::run::store_ended;
+use super::opening::hash_key;
+use super::stop::store_ended;
 use crate::config::Config;
 use crate::lifecycle::lock::StateLock;
 use crate::privacy::Firewall;

@@ -1,21 +1,31 @@
 //! The composition root: builds every part, connects them, runs, reloads and drains. The only place
 //! that knows all of them.
 
+mod assemble;
 mod delivery;
+mod front;
 pub mod import;
 mod once;
+mod opening;
 mod parts;
+mod place;
 mod reload;
 mod run;
 mod sources;
+mod startup;
+mod stop;
+mod waiting;
 mod wear;
 mod witness;
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use anyhow::Context;
 
+use self::place::Place;
 use crate::config::{LoadOptions, Loaded};
-use crate::lifecycle::blackbox::{Blackbox, Previous, What};
-use crate::lifecycle::lock::StateLock;
+use crate::lifecycle::blackbox::What;
 use crate::{clock, logging};
 
 /// Runs the agent until it is told to stop, or makes one pass with `once`.
@@ -29,14 +39,11 @@ pub fn start(loaded: Loaded, options: LoadOptions, once: bool) -> anyhow::Result
     for note in &loaded.notes {
         tracing::warn!(note, "a remark on the configuration");
     }
-    let state_dir = &loaded.config.store.state_dir;
-    // Held to the very end: the last that is written is the black box.
-    let _lock = StateLock::take(state_dir)?;
-    let blackbox = Blackbox::default();
-    let previous = blackbox.open(state_dir);
-    begin(&blackbox, previous.as_ref(), &loaded, once);
-    let result =
-        block_on(loaded, options, once, Surroundings { log, started_at, blackbox: &blackbox, previous });
+    // Held to the very end.
+    let place = Arc::new(Place::new(&loaded, once));
+    let blackbox = &place.blackbox;
+    blackbox.record_panics();
+    let result = block_on(loaded, options, once, Surroundings { log, started_at, place: place.clone() });
     match &result {
         Ok(()) => blackbox.record(What::Stopped, ""),
         // Its reason names devices.
@@ -46,34 +53,19 @@ pub fn start(loaded: Loaded, options: LoadOptions, once: bool) -> anyhow::Result
     result
 }
 
-/// What the start found out before anything runs.
-struct Surroundings<'b> {
+/// What a start brings along.
+struct Surroundings {
     log: logging::Handle,
     /// Boot clock.
-    started_at: std::time::Duration,
-    blackbox: &'b Blackbox,
-    previous: Option<Previous>,
-}
-
-fn begin(blackbox: &Blackbox, previous: Option<&Previous>, loaded: &Loaded, once: bool) {
-    let file = loaded.files.first().map(|file| file.display().to_string()).unwrap_or_default();
-    let pass = if once { ", one pass" } else { "" };
-    blackbox.record(What::Start, &format!("version {}, {file}{pass}", env!("CARGO_PKG_VERSION")));
-    blackbox.record_panics();
-    if let Some(previous) = previous.filter(|previous| !previous.is_clean()) {
-        tracing::warn!(
-            last_seen = previous.last_seen,
-            reason = previous.detail,
-            "the run before this one did not end on request"
-        );
-    }
+    started_at: Duration,
+    place: Arc<Place>,
 }
 
 fn block_on(
     loaded: Loaded,
     options: LoadOptions,
     once: bool,
-    surroundings: Surroundings<'_>,
+    surroundings: Surroundings,
 ) -> anyhow::Result<()> {
     // One thread runs everything but the store; blocking look-ups (DNS, 1-Wire) get a few of their own.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -83,7 +75,11 @@ fn block_on(
         .build()
         .context("cannot start the runtime")?;
     let result = runtime.block_on(async {
-        if once { once::run(loaded.config).await } else { run::run(loaded, options, surroundings).await }
+        if once {
+            once::run(loaded.config, &surroundings.place).await
+        } else {
+            run::run(loaded, options, surroundings).await
+        }
     });
     // A look-up that hangs must not hold up the end.
     runtime.shutdown_background();

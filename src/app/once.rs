@@ -8,11 +8,15 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::delivery::surroundings;
+use super::opening;
 use super::parts::Parts;
-use super::run::{DRAIN_DEADLINE, store_ended};
+use super::place::Place;
+use super::stop::{DRAIN_DEADLINE, store_ended};
 use crate::config::Config;
 use crate::lifecycle::signals::Signals;
 use crate::lifecycle::supervisor::Supervisor;
+use crate::lifecycle::systemd::Notifier;
+use crate::store::alive::{Alive, EXTENSION};
 use crate::upload;
 
 /// For the store to commit what was read.
@@ -22,15 +26,18 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 ///
-/// A device or the delivery failed; what was read is stored all the same.
-pub async fn run(mut config: Config) -> anyhow::Result<()> {
+/// The store cannot be opened; or a device or the delivery failed, and what was read is stored all the same.
+pub async fn run(mut config: Config, place: &Place) -> anyhow::Result<()> {
     // One pass does not wait for the clock.
     config.clock.wait = Duration::ZERO;
     let stop = CancellationToken::new();
     let signals = Signals::install().context("cannot handle signals")?;
+    let notifier = Notifier::from_env();
+    let alive = Alive::new(move || notifier.extend_timeout(EXTENSION));
+    let opened = opening::open(place, config.store.clone(), &alive)?;
     let mut supervisor = Supervisor::default();
     let Parts { store, store_end, sources, plans, counters: _, privacy_counters: _, progress: _ } =
-        Parts::build(&config, &mut supervisor, stop.clone()).await?;
+        Parts::build(&config, opened, &mut supervisor, stop.clone()).await?;
     drop(plans);
 
     let mut failures = Vec::new();

@@ -1,24 +1,21 @@
-//! The parts that both ways of running need: state directory, store, stages, pipeline.
+//! The parts that both ways of running build on an open store: stages, pipeline, sources.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::opening::Opened;
 use super::sources::Sources;
 use crate::clock;
 use crate::clock::mark::{self, Mark};
 use crate::config::Config;
 use crate::lifecycle::supervisor::Supervisor;
-use crate::lifecycle::systemd::Notifier;
 use crate::lifecycle::watchdog::Progress;
 use crate::pipeline::rule::Rules;
 use crate::pipeline::window::Windows;
 use crate::pipeline::{self, Counters, Plan, Stages};
-use crate::privacy::{self, Firewall, HashKey};
-use crate::store::alive::{Alive, EXTENSION};
+use crate::privacy::{self, Firewall};
 use crate::store::{self, AuditEntry, Store};
 
 /// Batches that wait for the pipeline. When it is full the sources wait, and so do the devices.
@@ -39,24 +36,19 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Opens the store, whose directory the caller has locked, and starts the pipeline under `supervisor`. `intake`
-    /// ends the sources.
+    /// Starts the pipeline under `supervisor`. `intake` ends the sources.
+    ///
+    /// # Errors
+    ///
+    /// A rule cannot be built, or the store failed.
     pub async fn build(
         config: &Config,
+        opened: Opened,
         supervisor: &mut Supervisor,
         intake: CancellationToken,
     ) -> anyhow::Result<Self> {
-        let state_dir = &config.store.state_dir;
-        let store_progress = Arc::new(Progress::default());
-        // A damaged database takes its time, and the service manager has to wait for it.
-        let notifier = Notifier::from_env();
-        let alive = Alive::new(move || notifier.extend_timeout(EXTENSION));
-        let clocks = Arc::new(clock::OfMachine);
-        let (store, store_end) =
-            store::open_watched(config.store.clone(), store_progress.clone(), clocks, &alive)
-                .with_context(|| format!("cannot open the store in {}", state_dir.display()))?;
+        let Opened { store, store_end, store_progress, key, previous: _ } = opened;
         store.report_gaps(config.cloud.enabled);
-        let key = hash_key(state_dir)?;
         let firewall = Firewall::new(&config.privacy, key);
         let privacy_counters = firewall.counters();
         let plan = plan(config)?;
@@ -116,17 +108,4 @@ pub fn policy_loaded(settings: &privacy::Settings, clock: &clock::Settings) -> A
         details[mark::KEY] = mark::provisional(mark);
     }
     AuditEntry { action: "policy_loaded".to_owned(), details, timestamp: clock::unix_seconds() }
-}
-
-/// The key of hashes: what the service manager hands in, else the file in `state_dir`, which is made first
-/// when there is none.
-pub fn hash_key(state_dir: &Path) -> anyhow::Result<HashKey> {
-    Ok(HashKey::load_or_create(state_dir, hash_key_credential().as_deref())?)
-}
-
-/// A key that the service manager hands in instead of the file in the state directory.
-fn hash_key_credential() -> Option<std::path::PathBuf> {
-    let directory = std::env::var_os("CREDENTIALS_DIRECTORY")?;
-    let path = std::path::Path::new(&directory).join("privacy.key");
-    path.exists().then_some(path)
 }

@@ -1,13 +1,16 @@
 //! Reload as a transaction: load, check and build everything, then replace what changed. A failure
 //! keeps the running configuration.
 
+use std::sync::Arc;
+
 use anyhow::{Context, bail};
 use tokio::sync::{mpsc, watch};
 
+use super::front::Front;
 use super::parts::{plan, policy_loaded};
 use super::sources::Sources;
-use crate::config::diff;
-use crate::config::{LoadOptions, Loaded, load};
+use crate::adapter;
+use crate::config::{Config, LoadOptions, Loaded, ReloadPlan, diff, load};
 use crate::health::view::{Configured, PrivacySummary};
 use crate::lifecycle::supervisor::Supervisor;
 use crate::lifecycle::systemd::Notifier;
@@ -34,19 +37,14 @@ impl Reloader {
         running: Loaded,
         options: LoadOptions,
         log: logging::Handle,
-        notifier: Notifier,
+        front: &Front,
         sources: Sources,
         plans: mpsc::Sender<Plan>,
         cloud: watch::Sender<upload::Settings>,
         store: Store,
     ) -> Self {
-        let configured = watch::Sender::default();
+        let (notifier, configured) = (front.notifier.clone(), front.configured.clone());
         Self { running, options, log, notifier, sources, plans, cloud, store, configured }
-    }
-
-    /// What the health page shows of the configuration.
-    pub fn configured(&self) -> watch::Receiver<Configured> {
-        self.configured.subscribe()
     }
 
     /// The STATUS line of `systemctl status`.
@@ -88,17 +86,12 @@ impl Reloader {
     }
 
     async fn apply(&mut self, supervisor: &mut Supervisor) -> anyhow::Result<()> {
-        let loaded = load(&self.options)?;
+        let Successor { loaded, changes, plan } = Successor::load(&self.running.config, &self.options)?;
         let new = &loaded.config;
-        let changes = diff(&self.running.config, new);
-        if !changes.refused.is_empty() {
-            bail!("{} cannot change while the agent runs; restart it", changes.refused.join(", "));
-        }
         if changes.is_empty() {
             tracing::info!("reloaded: nothing changed");
             return Ok(());
         }
-        let plan = plan(new)?;
         // Nothing fails from here on but the agent itself.
         if changes.privacy_changed {
             self.store.audit(policy_loaded(&new.privacy, &new.clock)).await?;
@@ -128,20 +121,49 @@ impl Reloader {
     }
 
     fn publish(&self) {
-        let Loaded { config, files, .. } = &self.running;
-        let owned = |patterns: &mut dyn Iterator<Item = &str>| patterns.map(str::to_owned).collect();
-        self.configured.send_replace(Configured {
-            config_file: files.first().map(|file| file.display().to_string()).unwrap_or_default(),
-            devices: config.devices,
-            sources: self.sources.statuses(),
-            cloud_enabled: config.cloud.enabled,
-            endpoint: config.cloud.endpoint.clone(),
-            privacy: PrivacySummary {
-                enabled: config.privacy.enabled,
-                rules_active: config.privacy.rules_active(),
-                fields_redacted: owned(&mut config.privacy.fields_redacted()),
-                fields_hashed: owned(&mut config.privacy.fields_hashed()),
-            },
-        });
+        self.configured.send_replace(configured(&self.running, self.sources.statuses()));
+    }
+}
+
+/// A configuration that can take the place of the one that runs.
+pub struct Successor {
+    pub loaded: Loaded,
+    pub changes: ReloadPlan,
+    pub plan: Plan,
+}
+
+impl Successor {
+    /// Loads the configuration anew, and builds of it what can fail.
+    ///
+    /// # Errors
+    ///
+    /// Something in it is wrong, or cannot change while the agent runs.
+    pub fn load(running: &Config, options: &LoadOptions) -> anyhow::Result<Self> {
+        let loaded = load(options)?;
+        let changes = diff(running, &loaded.config);
+        if !changes.refused.is_empty() {
+            bail!("{} cannot change while the agent runs; restart it", changes.refused.join(", "));
+        }
+        let plan = plan(&loaded.config)?;
+        Ok(Self { loaded, changes, plan })
+    }
+}
+
+/// What the health page shows of a configuration.
+pub fn configured(loaded: &Loaded, sources: Vec<Arc<adapter::Status>>) -> Configured {
+    let Loaded { config, files, .. } = loaded;
+    let owned = |patterns: &mut dyn Iterator<Item = &str>| patterns.map(str::to_owned).collect();
+    Configured {
+        config_file: files.first().map(|file| file.display().to_string()).unwrap_or_default(),
+        devices: config.devices,
+        sources,
+        cloud_enabled: config.cloud.enabled,
+        endpoint: config.cloud.endpoint.clone(),
+        privacy: PrivacySummary {
+            enabled: config.privacy.enabled,
+            rules_active: config.privacy.rules_active(),
+            fields_redacted: owned(&mut config.privacy.fields_redacted()),
+            fields_hashed: owned(&mut config.privacy.fields_hashed()),
+        },
     }
 }

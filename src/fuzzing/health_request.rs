@@ -17,7 +17,7 @@ pub(super) fn run(input: &[u8]) {
     let requests = 1 + input.len() / REQUEST_BYTES_MIN;
     let within = REQUEST_SECONDS_MAX.saturating_mul(1 + u32::try_from(requests).unwrap_or(u32::MAX));
     block_on(async {
-        let server = Server::new(Arc::new(view()));
+        let server = Server::new(watch::channel(Arc::new(view())).1);
         let output = talk(&server, input, within).await;
         assert!(output.len() <= requests * PAGE_BYTES_MAX, "{} bytes of answers", output.len());
         if let Some(answer) = first_answer(&output) {
@@ -65,7 +65,7 @@ fn view() -> View {
         delivery: Arc::default(),
         previous: None,
         wear: Arc::new(Wear::new(settings, None, Arc::default(), Duration::ZERO)),
-        host: Host::with_roots(NOWHERE.into(), NOWHERE.into(), NOWHERE.into()),
+        host: Arc::new(Host::with_roots(NOWHERE.into(), NOWHERE.into(), NOWHERE.into())),
     }
 }
 

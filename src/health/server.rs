@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -53,11 +54,11 @@ pub async fn bind_retrying(settings: &Settings, stop: &CancellationToken) -> Opt
     }
 }
 
-/// Serves until `stop` is cancelled; open connections are then dropped. When all places are taken,
+/// Serves the newest of `views` until `stop` is cancelled; open connections are then dropped. When all places are taken,
 /// a new client gets that of the connection which has been without a request for the longest time,
 /// so that clients which only hold connections cannot lock a probe out.
-pub async fn serve(listener: TcpListener, view: Arc<View>, stop: CancellationToken) {
-    let mut server = Server::new(view);
+pub async fn serve(listener: TcpListener, views: watch::Receiver<Arc<View>>, stop: CancellationToken) {
+    let mut server = Server::new(views);
     let mut accepts = Pace::new(ACCEPT_INTERVAL, ACCEPT_BURST, Instant::now());
     let mut failure = None;
     loop {
@@ -123,7 +124,7 @@ fn note_success(failure: &mut Option<AcceptFailure>) {
 
 /// What the connections share.
 pub(crate) struct Server {
-    view: Arc<View>,
+    views: watch::Receiver<Arc<View>>,
     pub(crate) http: http1::Builder,
     tasks: JoinSet<()>,
     places: Vec<Place>,
@@ -138,7 +139,7 @@ struct Place {
 }
 
 impl Server {
-    pub(crate) fn new(view: Arc<View>) -> Self {
+    pub(crate) fn new(views: watch::Receiver<Arc<View>>) -> Self {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIME_MAX)
@@ -148,7 +149,7 @@ impl Server {
         // A lock, because all connections share it; never held across an await.
         let requests = Arc::new(Mutex::new(Pace::new(REQUEST_INTERVAL, REQUEST_BURST, clock)));
         let places = Vec::with_capacity(CONNECTIONS_MAX);
-        Self { view, http, tasks: JoinSet::new(), places, clock, requests }
+        Self { views, http, tasks: JoinSet::new(), places, clock, requests }
     }
 
     fn admit(&mut self, stream: TcpStream) {
@@ -164,7 +165,7 @@ impl Server {
 
     pub(crate) fn connection(&self) -> Connection {
         Connection {
-            view: self.view.clone(),
+            views: self.views.clone(),
             activity: Arc::new(Activity::new(self.clock)),
             requests: self.requests.clone(),
         }
@@ -197,7 +198,7 @@ impl Activity {
 }
 
 pub(crate) struct Connection {
-    view: Arc<View>,
+    views: watch::Receiver<Arc<View>>,
     activity: Arc<Activity>,
     requests: Arc<Mutex<Pace>>,
 }
@@ -209,9 +210,10 @@ impl Connection {
         let service = service_fn(|request| {
             self.activity.stamp();
             let go_ahead_at = self.claim();
-            let view = self.view.clone();
+            let views = self.views.clone();
             async move {
                 sleep_until(go_ahead_at).await;
+                let view = views.borrow().clone();
                 Ok::<_, Infallible>(routes::answer(&view, &request))
             }
         });

@@ -16,10 +16,12 @@ use crate::store::Trouble;
 use crate::{clock, pipeline, privacy, store, upload};
 
 /// How far the agent's life has come. Readiness follows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// With what it waits for.
     Starting(&'static str),
+    /// With what it waits for, and why: it cannot start until somebody or time puts that right.
+    Held(&'static str, String),
     /// The store is open and readings are taken in.
     Running,
     Stopping,
@@ -50,7 +52,7 @@ pub struct PrivacySummary {
 }
 
 /// What the health server is handed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct View {
     /// Boot clock.
     pub started_at: Duration,
@@ -65,7 +67,7 @@ pub struct View {
     /// How the run before this one ended; `None` for the first.
     pub previous: Option<Previous>,
     pub wear: Arc<Wear>,
-    pub host: Host,
+    pub host: Arc<Host>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,9 +114,13 @@ impl View {
         if verdict != Verdict::Alive {
             found.worsen(Status::Unhealthy, format!("watchdog: {verdict}"));
         }
-        match *self.phase.borrow() {
+        match &*self.phase.borrow() {
             Phase::Starting(waits_for) => {
                 found.worsen(Status::Degraded, format!("agent: starting, waits for {waits_for}"));
+            }
+            Phase::Held(waits_for, reason) => {
+                let reason = format!("agent: starting, waits for {waits_for}: {reason}");
+                found.worsen(Status::Degraded, reason);
             }
             Phase::Running => {}
             Phase::Stopping => found.worsen(Status::Degraded, "agent: stopping".to_owned()),
@@ -162,8 +168,9 @@ impl View {
 
     /// Why the agent is not ready.
     pub(super) fn unready(&self) -> Option<String> {
-        match *self.phase.borrow() {
+        match &*self.phase.borrow() {
             Phase::Starting(waits_for) => Some(format!("starting, waits for {waits_for}")),
+            Phase::Held(waits_for, reason) => Some(format!("starting, waits for {waits_for}: {reason}")),
             Phase::Running => self.store.trouble().map(|trouble| format!("store: {}", trouble.reason())),
             Phase::Stopping => Some("stopping".to_owned()),
         }
@@ -236,7 +243,7 @@ pub(super) mod tests {
             delivery: Arc::default(),
             previous: None,
             wear: Arc::new(Wear::new(settings, None, Arc::default(), Duration::ZERO)),
-            host: Host::new("/".into()),
+            host: Arc::new(Host::new("/".into())),
         };
         Agent { view, phase, configured, verdict }
     }
@@ -310,6 +317,10 @@ pub(super) mod tests {
         agent.phase.send_replace(Phase::Starting("the store"));
         assert_eq!(agent.view.unready().unwrap(), "starting, waits for the store");
         assert_eq!(assess(&agent).0, Status::Degraded);
+        agent.phase.send_replace(Phase::Held("the store", "no such disk".to_owned()));
+        assert_eq!(agent.view.unready().unwrap(), "starting, waits for the store: no such disk");
+        let reason = "agent: starting, waits for the store: no such disk".to_owned();
+        assert_eq!(assess(&agent), (Status::Degraded, vec![reason]));
         agent.phase.send_replace(Phase::Stopping);
         assert_eq!(agent.view.unready().unwrap(), "stopping");
     }

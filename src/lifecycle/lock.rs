@@ -1,8 +1,8 @@
 //! One agent per state directory: a lock that ends with the process, however it ends.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 /// beside the second, which still holds the old one.
 #[derive(Debug)]
 pub struct StateLock {
-    _file: File,
+    file: File,
 }
 
 /// Why the state directory cannot be had.
@@ -47,8 +47,8 @@ impl StateLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::Held`] when another agent runs on this directory; [`LockError::Unusable`] when a
-    /// person must mend it.
+    /// [`LockError::Held`] when another agent runs on this directory; [`LockError::Unusable`] when the
+    /// directory or the file cannot be had, for now or for good.
     pub fn take(state_dir: &Path) -> Result<Self, LockError> {
         let unusable = |path: &Path, source| LockError::Unusable { path: path.to_owned(), source };
         DirBuilder::new()
@@ -75,7 +75,14 @@ impl StateLock {
         }
         // The pid only serves the message of a second start: on a full disk the lock holds without.
         write_pid(&mut file).ok();
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+
+    /// Whether the lock is that of what lies at `state_dir` now. It is not once something was mounted over it.
+    pub fn is_of(&self, state_dir: &Path) -> bool {
+        let id = |found: io::Result<Metadata>| found.map(|found| (found.dev(), found.ino())).ok();
+        let own = id(self.file.metadata());
+        own.is_some() && own == id(fs::metadata(state_dir.join(FILE_NAME)))
     }
 }
 
@@ -128,6 +135,18 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = StateLock::take(file.path()).unwrap_err();
         assert!(matches!(&error, LockError::Unusable { path, .. } if path == file.path()), "{error}");
+    }
+
+    #[test]
+    fn a_lock_of_another_file_than_lies_there_now_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = dir.path().join("state");
+        let lock = StateLock::take(&state_dir).unwrap();
+        assert!(lock.is_of(&state_dir));
+        fs::rename(&state_dir, dir.path().join("under the mount")).unwrap();
+        assert!(!lock.is_of(&state_dir));
+        let _second = StateLock::take(&state_dir).unwrap();
+        assert!(!lock.is_of(&state_dir));
     }
 
     #[test]

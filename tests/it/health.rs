@@ -57,13 +57,13 @@ impl Agent {
             delivery: Arc::default(),
             previous: None,
             wear: Arc::new(Wear::new(wear, None, Arc::default(), Duration::ZERO)),
-            host: Host::new(std::env::temp_dir()),
+            host: Arc::new(Host::new(std::env::temp_dir())),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(listener, view.clone(), stop.clone()));
+        tasks.spawn(serve(listener, watch::channel(view.clone()).1, stop.clone()));
         Self { address, view, phase, verdict, stop, tasks }
     }
 

@@ -46,20 +46,13 @@ impl Blackbox {
     /// Opens the file in `state_dir`, whose lock the caller holds, making it when it is missing or has
     /// another size. Returns how the run before ended, when there was one.
     ///
-    /// A file that cannot be had is a warning, and nothing is recorded.
-    pub fn open(&self, state_dir: &Path) -> Option<Previous> {
-        let path = state_dir.join(FILE_NAME);
-        match Writer::open(path.clone()) {
-            Ok((writer, previous)) => {
-                *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
-                previous
-            }
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error,
-                    "the black box cannot be opened; the agent runs on without it");
-                None
-            }
-        }
+    /// # Errors
+    ///
+    /// The file cannot be had; nothing is recorded, and the caller says so.
+    pub fn open(&self, state_dir: &Path) -> io::Result<Option<Previous>> {
+        let (writer, previous) = Writer::open(state_dir.join(FILE_NAME))?;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
+        Ok(previous)
     }
 
     /// Records that this happened now. Never waits but for the disk, and for that only where `what` has

@@ -1,0 +1,151 @@
+//! The second half of a start: every part is built on the open store and connected with the others.
+
+use std::sync::Arc;
+
+use tokio::sync::{oneshot, watch};
+
+use super::front::Front;
+use super::opening::Opened;
+use super::parts::Parts;
+use super::place::Place;
+use super::reload::Reloader;
+use super::stop::Tasks;
+use super::witness::{self, Watched};
+use crate::config::{LoadOptions, Loaded};
+use crate::health::view::View;
+use crate::health::wear::{REMEMBERED_AS, Wear};
+use crate::lifecycle::systemd;
+use crate::lifecycle::watchdog::{Check, Progress, Watchdog};
+use crate::store::{self, Store};
+use crate::{clock, logging, pipeline, upload};
+
+/// What the run loop deals with; the rest are tasks.
+pub struct Agent {
+    pub reloader: Reloader,
+    /// Resolves when the store thread has ended.
+    pub store_end: oneshot::Receiver<Result<(), store::Error>>,
+    /// Every stage.
+    pub checks: Vec<Check>,
+    pub taken_in: Arc<pipeline::Counters>,
+}
+
+/// What [`connect`] is given.
+pub struct Material<'m> {
+    pub loaded: Loaded,
+    pub options: LoadOptions,
+    pub log: logging::Handle,
+    pub place: &'m Place,
+    pub front: &'m Front,
+    pub opened: Opened,
+}
+
+/// Starts everything under `tasks`.
+///
+/// # Errors
+///
+/// A part cannot be built.
+pub async fn connect(material: Material<'_>, tasks: &mut Tasks) -> anyhow::Result<Agent> {
+    let Material { loaded, options, log, place, front, opened } = material;
+    let config = loaded.config.clone();
+    let previous = opened.previous.clone();
+    let parts = Parts::build(&config, opened, &mut tasks.inbound, tasks.intake.clone()).await?;
+    let delivery = Arc::new(upload::Status::default());
+    let upload_progress = Arc::new(Progress::default());
+    let mut checks = parts.progress.to_vec();
+    checks.push(("uploader", upload_progress.clone()));
+    let (cloud, cloud_receiver) = watch::channel(config.cloud.clone());
+
+    let Parts { store, store_end, sources, plans, counters, privacy_counters, progress: _ } = parts;
+    let mut reloader = Reloader::new(loaded, options, log, front, sources, plans, cloud, store.clone());
+    reloader.start_sources(&mut tasks.inbound);
+    let remembered = store.recalled(REMEMBERED_AS);
+    let wear = Arc::new(Wear::new(config.wear, remembered, counters.clone(), clock::since_boot()));
+    let watchdog = Watchdog::new(front.notifier.clone(), systemd::watchdog_interval(), checks.clone());
+    let watched = Watched {
+        checks: checks.clone(),
+        verdict: watchdog.verdict.subscribe(),
+        store: store.counters().clone(),
+        delivery: delivery.clone(),
+        configured: front.configured.subscribe(),
+    };
+    front.show(View {
+        verdict: watchdog.verdict.subscribe(),
+        pipeline: counters.clone(),
+        privacy: privacy_counters,
+        store: store.counters().clone(),
+        delivery: delivery.clone(),
+        previous,
+        wear: wear.clone(),
+        ..front.view()
+    });
+    let device = super::delivery::surroundings(&config, &store);
+    tasks.outbound.spawn(
+        "uploader",
+        upload::run(store.clone(), cloud_receiver, device, delivery, upload_progress, tasks.egress.clone()),
+    );
+    look_on(tasks, wear, store.clone(), place, watched);
+    watch_over(tasks, watchdog, store, &checks);
+    Ok(Agent { reloader, store_end, checks, taken_in: counters })
+}
+
+/// Starts what only looks on and writes down.
+fn look_on(tasks: &mut Tasks, wear: Arc<Wear>, store: Store, place: &Place, watched: Watched) {
+    let account = super::wear::run(wear, store, tasks.egress.clone());
+    tasks.outbound.spawn("flash wear", async {
+        account.await;
+        anyhow::Ok(())
+    });
+    let witness = witness::run(place.blackbox.clone(), watched, tasks.egress.clone());
+    tasks.outbound.spawn("black box", async {
+        witness.await;
+        anyhow::Ok(())
+    });
+}
+
+fn watch_over(tasks: &mut Tasks, watchdog: Watchdog, store: Store, checks: &[Check]) {
+    let waiting: Vec<_> =
+        checks.iter().filter(|(stage, _)| *stage != "store").map(|(_, progress)| progress.clone()).collect();
+    let watch = watchdog.run(move || answers(store.clone(), waiting.clone()), tasks.egress.clone());
+    tasks.outbound.spawn("watchdog", async {
+        watch.await;
+        anyhow::Ok(())
+    });
+}
+
+/// A disk in trouble is waited out, so a store that tries again counts as alive while it moves, and so do
+/// the stages that wait for the store: a restart would mend no disk, and lose what they hold.
+async fn answers(store: Store, waiting: Vec<Arc<Progress>>) -> bool {
+    if store.counters().trouble().is_some() {
+        waiting.iter().for_each(|stage| stage.idle());
+        return true;
+    }
+    store.ping().await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stage_that_waits_for_a_disk_in_trouble_is_not_stuck() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = store::Settings {
+            state_dir: dir.path().to_owned(),
+            size_bytes_max: 1 << 20,
+            quarantine_bytes_max: 1 << 30,
+            commit_interval: Duration::from_secs(1),
+            budget: store::Budget::default(),
+            ttl: store::Ttl::default(),
+        };
+        let (store, _end) = store::open(settings, Arc::default()).unwrap();
+        let uploader = Arc::new(Progress::default());
+        uploader.moved(Duration::from_secs(1));
+        assert!(answers(store.clone(), vec![uploader.clone()]).await);
+        assert!(uploader.stuck_for(Duration::from_secs(100)).is_some());
+        store.counters().set_trouble(Some(store::Trouble::Failing));
+        assert!(answers(store, vec![uploader.clone()]).await);
+        assert_eq!(uploader.stuck_for(Duration::from_secs(100)), None);
+    }
+}
