@@ -13,6 +13,7 @@ mod fleet;
 mod gap_model;
 mod harness;
 mod health;
+mod held_start;
 mod http_ingest;
 mod import;
 mod kill;

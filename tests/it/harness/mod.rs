@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod fake_clock;
 pub mod log;
 pub mod model_queue;
+pub mod mounts;
 pub mod process;
 pub mod proxy;
 pub mod publisher;
