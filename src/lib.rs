@@ -67,6 +67,7 @@
 //! | privacy | 1,024 patterns in each list, decisions for 4,096 sensors | refused; forgotten and made anew |
 //! | health server | 16 connections | an idle one gives way |
 //! | black box | 64 KiB: 126 records and two signs of life | the oldest record goes |
+//! | attempts to open the store at the start | every 60 s at most, for ever | the health page says why |
 //! | drain at the end | 8 s | it ends all the same and names who was late |
 //!
 //! # What is deliberately absent
@@ -74,8 +75,8 @@
 //! - **Unbounded channels and detached tasks.** Every task has a name and a supervisor.
 //! - **A second runtime thread.** One thread runs everything but SQLite and blocking look-ups; the boards
 //!   have better uses for the others.
-//! - **Falling back to memory.** While the disk takes nothing, sources wait; only a database that is damaged
-//!   ends the process, so that the next start looks at it.
+//! - **Falling back to memory.** While the disk takes nothing, sources wait, and so does a start; only a database
+//!   that is damaged ends the process, so that the next start looks at it.
 //! - **Retries that forget.** Nothing is given up by time or count; only an item that the endpoint refuses
 //!   by itself is set aside.
 //! - **Redirects and OpenSSL.** The endpoint is the one that is configured; TLS is rustls with ring.

@@ -74,6 +74,14 @@ impl Agent {
     }
 }
 
+/// Another program in the middle of writing.
+fn locked(home: &Home) -> Connection {
+    let path = home.state_dir().join("edge_store.db");
+    let other = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    other
+}
+
 fn make_folder(path: &Path) {
     DirBuilder::new().recursive(true).create(path).unwrap();
 }
@@ -113,9 +121,7 @@ async fn a_full_disk_holds_the_first_start() {
 async fn a_database_that_another_program_holds_holds_the_start() {
     let agent = Agent::new().await;
     agent.home.start().await.stop().await;
-    let path = agent.home.state_dir().join("edge_store.db");
-    let other = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
-    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let other = locked(&agent.home);
     let daemon = agent.start_held("locked", ("degraded", 200), "database is locked").await;
     other.execute_batch("ROLLBACK").unwrap();
     drop(other);
@@ -208,6 +214,29 @@ async fn sigterm_ends_a_start_that_waits_at_once() {
     assert_eq!(exit.code, Some(0), "{}", daemon.log());
     assert!(exit.elapsed < STOP_MAX, "{:?}", exit.elapsed);
     daemon.notified("STOPPING=1").await;
+}
+
+#[tokio::test]
+async fn a_first_attempt_that_takes_long_shows_on_the_health_page_and_sigterm_ends_it_at_once() {
+    let home = Home::new(SIMULATOR);
+    home.start().await.stop().await;
+    let other = locked(&home);
+    let mut daemon = home.spawn();
+    // SQLite waits five seconds for the other program before it gives up.
+    let health = daemon.health().await;
+    assert_eq!((&health["status"], &health["agent"]["running"]), (&json!("degraded"), &json!(false)));
+    assert_eq!(health["reasons"], json!(["agent: starting, waits for the store"]));
+    daemon.signal(Signal::TERM);
+    let exit = daemon.wait_exit().await;
+    assert_eq!(exit.code, Some(0), "{}", daemon.log());
+    assert!(exit.elapsed < STOP_MAX, "{:?}", exit.elapsed);
+    assert!(
+        daemon.notifications().iter().all(|told| !told.contains("READY")),
+        "{:?}",
+        daemon.notifications()
+    );
+    drop(other);
+    home.start().await.stop().await;
 }
 
 #[tokio::test]
