@@ -61,7 +61,7 @@ async fn nothing_the_broker_acknowledged_is_lost_when_the_daemon_is_killed() {
     Publisher::new(&broker).publish("n/last", last.to_string(), QoS::AtLeastOnce).await;
     acknowledged.insert(last);
     site.stored(&home, last).await;
-    site.account("mqtt", kills, published + 1, &acknowledged, &home, daemon).await;
+    site.account("mqtt", kills, published + 1, &acknowledged, (&home, &source), daemon).await;
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn nothing_answered_with_200_is_lost_when_the_daemon_is_killed() {
     }
     assert!(!acknowledged.is_empty(), "no request was ever answered with 200");
     site.endpoint.receiver.behave(Behaviour { fail: Some(503), ..Behaviour::default() });
-    site.account("http", kills, posted, &acknowledged, &home, daemon).await;
+    site.account("http", kills, posted, &acknowledged, (&home, &source), daemon).await;
 }
 
 /// Where everything arrives, and the chance that rules over it.
@@ -100,6 +100,19 @@ struct Site {
     pki: Pki,
     endpoint: Endpoint,
     received: Arc<Mutex<Received>>,
+    /// In this life of the daemon.
+    connectivity: Connectivity,
+}
+
+/// How the endpoint can be reached.
+#[derive(Clone, Copy, PartialEq)]
+enum Connectivity {
+    /// It answers, well or badly.
+    Up,
+    /// Nobody listens.
+    Down,
+    /// It answers now and then.
+    Flapping,
 }
 
 impl Site {
@@ -109,11 +122,16 @@ impl Site {
         let pki = Pki::new();
         let (received, told) = Received::watch();
         let endpoint = Endpoint::start_watched(&pki, told).await;
-        Self { random: fastrand::Rng::with_seed(seed), pki, endpoint, received }
+        let random = fastrand::Rng::with_seed(seed);
+        Self { random, pki, endpoint, received, connectivity: Connectivity::Up }
     }
 
     fn config(&self, source: &str, commit_interval_seconds: f64) -> String {
-        let cloud = cloud(&self.endpoint, &self.pki);
+        let mut cloud = cloud(&self.endpoint, &self.pki);
+        if self.connectivity == Connectivity::Down {
+            // Nobody listens on the port of tcpmux.
+            cloud = cloud.replace(&self.endpoint.url, "https://127.0.0.1:1/ingest");
+        }
         format!(
             "{cloud}batch_size = 100\n[logging]\nlevel = 'warn'\n{source}\
              [store]\ncommit_interval_seconds = {commit_interval_seconds}\n"
@@ -121,18 +139,30 @@ impl Site {
     }
 
     /// Lets the daemon run for a random time, kills it, and starts it again, perhaps with another
-    /// commit interval and with an endpoint that misbehaves in another way.
+    /// commit interval and with an endpoint that misbehaves in another way, flaps or is not there.
     async fn kill_soon(&mut self, home: &Home, source: &str, daemon: &mut Daemon) {
         if self.random.u32(..4) > 0 {
             daemon.ready().await;
         }
         // The moment of the kill is what is tested, not something that is waited for.
-        sleep(Duration::from_millis(self.random.u64(5..300))).await;
+        let mut left = self.random.u64(5..300);
+        while self.connectivity == Connectivity::Flapping && left > FLAP_MILLIS {
+            let fail = self.random.bool().then_some(503);
+            self.endpoint.receiver.behave(Behaviour { fail, ..Behaviour::default() });
+            sleep(Duration::from_millis(FLAP_MILLIS)).await;
+            left -= FLAP_MILLIS;
+        }
+        sleep(Duration::from_millis(left)).await;
         daemon.signal(Signal::KILL);
         let exit = daemon.wait_exit().await;
         assert_eq!(exit.code, None, "it ended by itself:\n{}", daemon.log());
         let intervals = [0.01, 0.05, 0.2, 1.0];
         let interval = intervals[self.random.usize(..intervals.len())];
+        self.connectivity = match self.random.u32(..6) {
+            0 => Connectivity::Down,
+            1 | 2 => Connectivity::Flapping,
+            _ => Connectivity::Up,
+        };
         home.configure(&self.config(source, interval));
         let misbehaviour = self.misbehaviour();
         self.endpoint.receiver.behave(misbehaviour);
@@ -162,16 +192,17 @@ impl Site {
     /// Stops the daemon with the endpoint down, and looks for every number of `acknowledged`; then
     /// lets it deliver the rest, and looks again.
     async fn account(
-        &self,
+        &mut self,
         what: &str,
         kills: u64,
         published: u64,
         acknowledged: &BTreeSet<u64>,
-        home: &Home,
+        (home, source): (&Home, &str),
         daemon: Daemon,
     ) {
         daemon.ready().await;
         daemon.stop().await;
+        self.connectivity = Connectivity::Up;
         let mut store = StoreReader::open(&home.state_dir());
         store.read_on();
         let pending = store.pending();
@@ -183,6 +214,7 @@ impl Site {
             lost(&|number| received.has(number) || pending.contains(&number))
         };
         self.endpoint.receiver.behave(Behaviour::default());
+        home.configure(&self.config(source, 0.05));
         let daemon = home.start().await;
         let mut depth = u64::MAX;
         while depth > 0 {
@@ -278,5 +310,7 @@ fn kills(usual: u64) -> u64 {
 const PER_KILL: u64 = 500;
 /// Published before an acknowledgement is waited for.
 const IN_FLIGHT: u64 = 100;
+/// Between two moods of an endpoint that flaps.
+const FLAP_MILLIS: u64 = 15;
 /// That post at the same time.
 const CLIENTS: u64 = 4;
