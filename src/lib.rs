@@ -56,7 +56,8 @@
 //! | pipeline to store | 64 commands, 512 KiB staged | the pipeline waits |
 //! | uploader to store | the same 64 commands | the uploader waits |
 //! | store to uploader | a watch, latest wins | – |
-//! | store on disk | `store.size_max_mb` | the oldest goes, delivered history first |
+//! | store on disk | `store.size_max_mb` | delivered history goes, then telemetry is thinned, then the oldest goes |
+//! | damaged databases | 3, `store.quarantine_max_mb` | the oldest goes |
 //! | refused by the endpoint and set aside | 10,000 items | the oldest goes |
 //! | batches that step back | 16 | the one that failed longest ago gets its turn |
 //! | MQTT | `receive_maximum` unacknowledged messages of 256 KiB at most | the broker waits |

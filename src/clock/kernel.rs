@@ -1,4 +1,4 @@
-//! What the kernel says of its wall clock. One of the two files with `unsafe`: no safe
+//! What the kernel says of its wall clock. One of the files with `unsafe`: no safe
 //! wrapper of adjtimex(2) exists.
 #![allow(unsafe_code, reason = "adjtimex is a system call without a safe wrapper")]
 

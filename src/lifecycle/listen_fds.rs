@@ -1,4 +1,4 @@
-//! Sockets that systemd opened for us. One of the two files with `unsafe`: a number that arrived in the
+//! Sockets that systemd opened for us. One of the files with `unsafe`: a number that arrived in the
 //! environment becomes an owned descriptor, which no safe call can do.
 #![allow(unsafe_code, reason = "FromRawFd is the only way from LISTEN_FDS to a socket")]
 
