@@ -13,8 +13,8 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
+use super::message::AGENT;
 use super::proxy::Via;
-use super::transport::AGENT;
 use super::wire::{Metered, Wire};
 use crate::tls;
 

@@ -13,10 +13,12 @@ mod delivery;
 pub mod encode;
 pub mod flush;
 mod http_date;
+mod message;
 pub mod pace;
 pub mod phase;
 pub mod proxy;
 mod report;
+mod stamp;
 pub mod step_back;
 mod tcp_info;
 pub mod transport;
@@ -200,4 +202,23 @@ fn day_of(unix_seconds: f64) -> u64 {
     const DAY_SECONDS: f64 = 86_400.0;
     // Saturates: a clock before 1970 counts as its first day.
     (unix_seconds / DAY_SECONDS) as u64
+}
+
+#[cfg(test)]
+fn test_settings() -> Settings {
+    Settings {
+        enabled: true,
+        endpoint: "https://localhost/".to_owned(),
+        api_key: Some(Secret::new("k-123".to_owned())),
+        batch_size: 10,
+        batch_bytes_max: 1024,
+        timeout: Duration::from_secs(30),
+        flush_interval: Duration::from_secs(30),
+        compression: Compression::None,
+        tls: tls::Files::default(),
+        backoff_min: Duration::from_secs(1),
+        backoff_max: Duration::from_secs(300),
+        proxy: Proxy::None,
+        budget: Budget::default(),
+    }
 }

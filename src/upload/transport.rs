@@ -4,20 +4,14 @@
 //! was closed, and when the settings or the certificate files have changed. One that cannot be opened
 //! is an answer like any other, so it is retried.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::Full;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HOST, HeaderMap, HeaderName, HeaderValue,
-    PROXY_AUTHORIZATION, RETRY_AFTER, USER_AGENT,
-};
+use hyper::header::{HOST, HeaderMap, HeaderValue, PROXY_AUTHORIZATION};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -26,15 +20,15 @@ use url::Url;
 
 use super::connect::{self, Stream, open};
 use super::decide::{Answer, Fault};
-use super::encode::{Encoded, encode};
+use super::encode::encode;
+use super::message::{headers, read, read_start, uri};
 use super::proxy::{Environment, Via};
+use super::stamp::{Stamp, certificate_stamps, stamps};
 use super::trouble::{explain, is_certificate_error, is_not_yet_valid};
 use super::wire::{Metered, Wire};
-use super::{Certificates, Settings, http_date};
-use crate::config::section::Secret;
-use crate::reading::clip;
+use super::{Certificates, Settings};
 use crate::store::FrozenBatch;
-use crate::{clock, tls};
+use crate::tls;
 
 /// The connection to the endpoint.
 pub struct Transport {
@@ -90,9 +84,6 @@ struct Prepared {
     headers: HeaderMap,
     body: Bytes,
 }
-
-/// Device, inode, size and time of the last change of a file; `None` when there is none.
-type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
 impl Transport {
     /// With the proxies of `environment`; what goes over the line is counted in `wire`.
@@ -349,158 +340,23 @@ impl Connection {
     }
 }
 
-/// Read to its end, the connection can be used again. An answer that breaks off after its head changes
-/// nothing about what the endpoint did.
-async fn read_start(mut body: Incoming) -> (Vec<u8>, bool) {
-    let mut start = Vec::new();
-    let mut seen = 0;
-    while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else { return (start, false) };
-        let Ok(chunk) = frame.into_data() else { continue };
-        start.extend_from_slice(&chunk[..chunk.len().min(EXCERPT_BYTES_MAX - start.len())]);
-        seen += chunk.len();
-        if seen > ANSWER_BYTES_MAX {
-            return (start, false);
-        }
-    }
-    (start, true)
-}
-
-/// The target of a request (RFC 9112, section 3.2): the whole URL for a proxy, else the path.
-fn uri(url: &Url, is_forwarded: bool) -> Option<hyper::Uri> {
-    let query = url.query().map_or_else(String::new, |query| format!("?{query}"));
-    let path = format!("{}{query}", url.path());
-    let text = if is_forwarded { format!("{}{path}", url.origin().ascii_serialization()) } else { path };
-    text.parse().ok()
-}
-
-/// Of every file that a request depends on.
-fn stamps(settings: &Settings) -> Vec<Stamp> {
-    let mut stamps = certificate_stamps(settings);
-    let proxy = match &settings.proxy {
-        super::Proxy::Url(url) => Some(url),
-        _ => None,
-    };
-    let secrets = settings.api_key.iter().chain(proxy);
-    stamps.extend(secrets.flat_map(|secret| secret.files().map(stamp)));
-    stamps
-}
-
-fn certificate_stamps(settings: &Settings) -> Vec<Stamp> {
-    let files = &settings.tls;
-    [&files.ca_file, &files.client_certificate_file, &files.client_key_file]
-        .map(|path| path.as_deref().and_then(stamp))
-        .into()
-}
-
-fn stamp(path: &Path) -> Stamp {
-    let file = path.metadata().ok()?;
-    Some((file.dev(), file.ino(), file.size(), file.ctime(), file.ctime_nsec()))
-}
-
 fn connect_timeout(settings: &Settings) -> Duration {
     settings.timeout.min(CONNECT_MAX)
 }
 
-fn headers(batch: &FrozenBatch, encoded: &Encoded, api_key: Option<&Secret>) -> Result<HeaderMap, String> {
-    let mut headers = HeaderMap::with_capacity(8);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-    let key = HeaderValue::from_str(&batch.batch_id)
-        .map_err(|_| "the batch id has a character that no header can carry".to_owned())?;
-    headers.insert(IDEMPOTENCY_KEY, key);
-    if let Some(encoding) = encoded.content_encoding {
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
-    }
-    if let Some(api_key) = api_key {
-        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", api_key.reveal()))
-            .map_err(|_| "cloud.api_key: has a character that no header can carry".to_owned())?;
-        bearer.set_sensitive(true);
-        headers.insert(AUTHORIZATION, bearer);
-    }
-    Ok(headers)
-}
-
-/// The answer, with what it asks for.
-fn read(response: &Response<()>, start: &[u8], settings: &Settings) -> Answer {
-    let code = response.status().as_u16();
-    let text = |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    // Counted from the endpoint's own clock where it tells it, because ours may not be set yet.
-    let now = text(DATE).and_then(http_date::unix_seconds).unwrap_or_else(clock::unix_seconds);
-    let retry_after = text(RETRY_AFTER).and_then(|text| http_date::retry_after(text, now));
-    Answer::Status { code, retry_after, excerpt: excerpt(start, settings) }
-}
-
-/// One line of what the endpoint said, without anything secret that it sent back.
-fn excerpt(bytes: &[u8], settings: &Settings) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    if settings.api_key.as_ref().is_some_and(|key| text.contains(key.reveal())) {
-        return String::new();
-    }
-    let line: String = text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
-    clip(line.trim(), EXCERPT_BYTES_MAX).to_owned()
-}
-
-pub const AGENT: &str = concat!("Pyvorin-Edge/", env!("CARGO_PKG_VERSION"));
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// A board that is offline should not wait for the whole timeout to notice.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// An unused connection is closed after this: its keep-alive costs more than a new handshake by then.
 const IDLE_MAX: Duration = Duration::from_secs(15 * 60);
-/// Of an answer's body; an endpoint that sends more is cut off.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// Of an answer's body, kept beside a dead letter.
-const EXCERPT_BYTES_MAX: usize = 256;
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::section::Secret;
-    use crate::upload::{Budget, Compression, Proxy};
-
-    fn settings() -> Settings {
-        Settings {
-            enabled: true,
-            endpoint: "https://localhost/".to_owned(),
-            api_key: Some(Secret::new("k-123".to_owned())),
-            batch_size: 10,
-            batch_bytes_max: 1024,
-            timeout: Duration::from_secs(30),
-            flush_interval: Duration::from_secs(30),
-            compression: Compression::None,
-            tls: tls::Files::default(),
-            backoff_min: Duration::from_secs(1),
-            backoff_max: Duration::from_secs(300),
-            proxy: Proxy::None,
-            budget: Budget::default(),
-        }
-    }
-
-    #[test]
-    fn an_excerpt_is_one_short_line_and_never_the_key() {
-        assert_eq!(excerpt(b" bad\r\nitem\x1b[31m \xff", &settings()), "bad  item [31m \u{fffd}");
-        assert_eq!(excerpt(&[0xff; 1000], &settings()).len(), EXCERPT_BYTES_MAX / 3 * 3);
-        assert_eq!(excerpt(b"no such key: Bearer k-123", &settings()), "");
-    }
+    use crate::upload::test_settings;
 
     #[test]
     fn connecting_takes_no_longer_than_the_whole() {
-        assert_eq!(connect_timeout(&settings()), CONNECT_MAX);
-        let hasty = Settings { timeout: Duration::from_secs(3), ..settings() };
+        assert_eq!(connect_timeout(&test_settings()), CONNECT_MAX);
+        let hasty = Settings { timeout: Duration::from_secs(3), ..test_settings() };
         assert_eq!(connect_timeout(&hasty), hasty.timeout);
-    }
-
-    #[test]
-    fn a_key_that_no_header_can_carry_is_named_but_not_shown() {
-        let batch = FrozenBatch {
-            key: crate::store::BatchKey { lane: crate::store::Lane::Logs, first: 1, last: 1 },
-            batch_id: "b".to_owned(),
-            timestamp: 0.0,
-            items: Vec::new(),
-            backlog: false,
-        };
-        let encoded = encode(&batch, Compression::None).unwrap();
-        let reason = headers(&batch, &encoded, Some(&Secret::new("k\n123".to_owned()))).unwrap_err();
-        assert_eq!(reason, "cloud.api_key: has a character that no header can carry");
     }
 }
