@@ -57,7 +57,7 @@
 //! | uploader to store | the same 64 commands | the uploader waits |
 //! | store to uploader | a watch, latest wins | – |
 //! | store on disk | `store.size_max_mb` | delivered history goes, then telemetry is thinned, then the oldest goes |
-//! | damaged databases | 3, `store.quarantine_max_mb` | the oldest goes |
+//! | damaged databases | 3, `store.quarantine_max_mb` | the oldest goes, sooner when the disk is short |
 //! | refused by the endpoint and set aside | 10,000 items | the oldest goes |
 //! | batches that step back | 16 | the one that failed longest ago gets its turn |
 //! | MQTT | `receive_maximum` unacknowledged messages of 256 KiB at most | the broker waits |
@@ -77,7 +77,7 @@
 //! - **A second runtime thread.** One thread runs everything but SQLite and blocking look-ups; the boards
 //!   have better uses for the others.
 //! - **Falling back to memory.** While the disk takes nothing, sources wait, and so does a start; only a database
-//!   that is damaged ends the process, so that the next start looks at it.
+//!   that is damaged or gone ends the process, so that the next start looks at it.
 //! - **Retries that forget.** Nothing is given up by time or count; only an item that the endpoint refuses
 //!   by itself is set aside.
 //! - **Redirects and OpenSSL.** The endpoint is the one that is configured; TLS is rustls with ring.

@@ -1,15 +1,17 @@
 //! The second half of a start: every part is built on the open store and connected with the others.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 
 use super::front::Front;
 use super::opening::Opened;
 use super::parts::Parts;
 use super::place::Place;
 use super::reload::Reloader;
-use super::stop::Tasks;
+use super::stop::{Tasks, store_ended};
 use super::witness::{self, Watched};
 use crate::config::{LoadOptions, Loaded};
 use crate::health::view::View;
@@ -24,10 +26,27 @@ pub struct Agent {
     pub reloader: Reloader,
     /// Resolves when the store thread has ended.
     pub store_end: oneshot::Receiver<Result<(), store::Error>>,
+    store_counters: Arc<store::Counters>,
     /// Every stage.
     pub checks: Vec<Check>,
     pub taken_in: Arc<pipeline::Counters>,
 }
+
+impl Agent {
+    /// Why the store failed, where another part learnt first that it is closed; else `error`, which is that part's.
+    pub async fn reason_of(&mut self, error: anyhow::Error) -> anyhow::Error {
+        if !self.store_counters.has_failed() {
+            return error;
+        }
+        match timeout(STORE_REASON_WAIT, &mut self.store_end).await {
+            Ok(end) => store_ended(end).err().unwrap_or(error),
+            Err(_) => error,
+        }
+    }
+}
+
+/// For a store that failed to say why: it notes that for the next start before.
+const STORE_REASON_WAIT: Duration = Duration::from_secs(2);
 
 /// What [`connect`] is given.
 pub struct Material<'m> {
@@ -48,7 +67,8 @@ pub async fn connect(material: Material<'_>, tasks: &mut Tasks) -> anyhow::Resul
     let Material { loaded, options, log, place, front, opened } = material;
     let config = loaded.config.clone();
     let previous = opened.previous.clone();
-    let parts = Parts::build(&config, opened, &mut tasks.inbound, tasks.intake.clone()).await?;
+    let (inbound, intake) = (&mut tasks.inbound, tasks.intake.clone());
+    let parts = Parts::build(&config, opened, inbound, intake, &place.blackbox).await?;
     let delivery = Arc::new(upload::Status::default());
     let upload_progress = Arc::new(Progress::default());
     let mut checks = parts.progress.to_vec();
@@ -83,9 +103,10 @@ pub async fn connect(material: Material<'_>, tasks: &mut Tasks) -> anyhow::Resul
         "uploader",
         upload::run(store.clone(), cloud_receiver, device, delivery, upload_progress, tasks.egress.clone()),
     );
+    let store_counters = store.counters().clone();
     look_on(tasks, wear, store.clone(), place, watched);
     watch_over(tasks, watchdog, store, &checks);
-    Ok(Agent { reloader, store_end, checks, taken_in: counters })
+    Ok(Agent { reloader, store_end, store_counters, checks, taken_in: counters })
 }
 
 /// Starts what only looks on and writes down.
@@ -124,8 +145,6 @@ async fn answers(store: Store, waiting: Vec<Arc<Progress>>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test]

@@ -11,6 +11,7 @@ mod parts;
 mod place;
 mod reload;
 mod run;
+mod salvaged;
 mod sources;
 mod startup;
 mod stop;

@@ -6,10 +6,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::opening::Opened;
+use super::salvaged;
 use super::sources::Sources;
 use crate::clock;
 use crate::clock::mark::{self, Mark};
 use crate::config::Config;
+use crate::lifecycle::blackbox::Blackbox;
 use crate::lifecycle::supervisor::Supervisor;
 use crate::lifecycle::watchdog::Progress;
 use crate::pipeline::rule::Rules;
@@ -46,8 +48,10 @@ impl Parts {
         opened: Opened,
         supervisor: &mut Supervisor,
         intake: CancellationToken,
+        blackbox: &Blackbox,
     ) -> anyhow::Result<Self> {
         let Opened { store, store_end, store_progress, key, previous: _ } = opened;
+        salvaged::tell(&store, blackbox).await;
         store.report_gaps(config.cloud.enabled);
         let firewall = Firewall::new(&config.privacy, key);
         let privacy_counters = firewall.counters();

@@ -95,7 +95,7 @@ impl Requests<'_> {
                     () = signals.as_mut() => {}
                     () = self.stop.cancelled() => return None,
                 },
-                error = tasks.failed() => return Some(error),
+                error = tasks.failed() => return Some(agent.reason_of(error).await),
                 end = &mut agent.store_end => {
                     return Some(store_ended(end).err().unwrap_or_else(|| anyhow!("the store ended early")));
                 }
@@ -123,7 +123,7 @@ async fn end(
     signals: Pin<&mut impl Future<Output = ()>>,
     blackbox: &Blackbox,
 ) -> anyhow::Result<()> {
-    let Agent { reloader, store_end, checks, taken_in } = agent;
+    let Agent { reloader, store_end, checks, taken_in, .. } = agent;
     let why = failure.as_ref().map_or_else(|| "on request".to_owned(), witness::reason);
     blackbox.record(What::Stopping, &format!("{why}; {}", witness::stages(&checks)));
     front.phase.send_replace(Phase::Stopping);

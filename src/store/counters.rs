@@ -43,6 +43,8 @@ pub struct Counters {
     pub inferred: AtomicU64,
     /// The number of the [`Trouble`] for which commits wait, or 0.
     trouble: AtomicU8,
+    /// The thread ends with an error, which it is about to hand over.
+    has_failed: AtomicBool,
     /// The last salvage in the life of this store.
     salvage: OnceLock<Summary>,
     pub last_commit_at: UnixTime,
@@ -69,6 +71,16 @@ impl Counters {
     /// Shows why commits wait.
     pub fn set_trouble(&self, trouble: Option<Trouble>) {
         self.trouble.store(trouble.map_or(0, |trouble| trouble as u8), Relaxed);
+    }
+
+    /// Whether the store ends with an error: whoever waits for an answer is told that it is closed a moment
+    /// before that error is known.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed.load(Relaxed)
+    }
+
+    pub(super) fn set_failed(&self) {
+        self.has_failed.store(true, Relaxed);
     }
 
     /// The last salvage in the life of this store.

@@ -123,6 +123,28 @@ pub fn record(db: &Connection, gap: &Gap, noted_at: f64) -> Result<(), Error> {
     record_as(db, gap, noted_at, Report::Due)
 }
 
+/// Notes that a database is gone with whatever it held, unless that is noted already; true when it was not.
+///
+/// # Errors
+///
+/// The database cannot be read or written.
+pub fn record_gone(db: &Connection, store_id: &str, noted_at: f64) -> Result<bool, Error> {
+    let reason = Reason::SalvageUnknown;
+    let is_noted: bool = db
+        .query_row(
+            "SELECT EXISTS (SELECT 1 FROM gap WHERE reason = ?1 AND store_id = ?2 AND first IS NULL)",
+            params![reason.name(), store_id],
+            |row| row.get(0),
+        )
+        .map_err(|source| Error::Sqlite { what: "cannot read the ledger of gaps", source })?;
+    if !is_noted {
+        let store_id = store_id.to_owned();
+        let gap = Gap { reason, store_id, lane: None, span: None, count: 0, time: None, sensors: Vec::new() };
+        record(db, &gap, noted_at)?;
+    }
+    Ok(!is_noted)
+}
+
 /// [`record`], with a choice whether it is reported.
 ///
 /// # Errors

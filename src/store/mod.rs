@@ -285,6 +285,9 @@ pub enum Error {
     Sqlite { what: &'static str, source: rusqlite::Error },
     #[error("{what} is damaged: {detail}")]
     Damaged { what: &'static str, detail: String },
+    /// While the agent ran on it.
+    #[error("the database of store {store_id} is gone: {detail}")]
+    Gone { store_id: String, detail: &'static str },
 }
 
 /// A record to be, for the privacy audit chain.

@@ -8,8 +8,10 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, ffi};
 
 use super::alive::Alive;
 use super::inspect::beside;
+use super::quarantine::{Gone, Kept};
 use super::salvage::{self, Evidence, Summary};
-use super::{DATABASE_FILE, Error, Settings, quarantine, schema, trouble, verify};
+use super::{DATABASE_FILE, Error, Settings, gap, quarantine, schema, trouble, verify};
+use crate::clock;
 
 /// A database that is whole, as far as was looked.
 pub struct Opened {
@@ -28,37 +30,57 @@ pub struct Opened {
 pub fn database(settings: &Settings, alive: &Alive) -> Result<Opened, Error> {
     let state_dir = &settings.state_dir;
     quarantine::finish(state_dir)?;
-    if let Some(opened) = usable(settings, alive)? {
-        return Ok(opened);
+    let (mut opened, is_salvaged) = match examine(state_dir, alive)? {
+        Ok(opened) => (opened, false),
+        Err(evidence) => {
+            // Room that the store is entitled to counts more than what was salvaged already.
+            let kept =
+                Kept { bytes_max: settings.quarantine_bytes_max, bytes_free: settings.size_bytes_max / 4 };
+            salvage_now(state_dir, &evidence, kept, alive)?;
+            // What was salvaged is whole.
+            let opened = attempt(&state_dir.join(DATABASE_FILE), alive)?;
+            let damaged = |evidence: Evidence| Error::Damaged {
+                what: "the salvaged database",
+                detail: evidence.reason,
+            };
+            (opened.map_err(damaged)?, true)
+        }
+    };
+    if let Some(gone) = quarantine::gone(state_dir)? {
+        if gone.store_id != opened.store_id {
+            declare_gone(&mut opened, gone)?;
+        } else if !is_salvaged {
+            tracing::warn!(reason = gone.reason, "the database was gone and is back: nothing is lost");
+        }
+        quarantine::forget_gone(state_dir)?;
     }
-    // What was salvaged is whole.
-    let path = state_dir.join(DATABASE_FILE);
-    let opened = attempt(&path, alive)?;
-    opened.map_err(|evidence| Error::Damaged { what: "the salvaged database", detail: evidence.reason })
+    Ok(opened)
 }
 
-/// Opens the database when it is whole; else salvages it, and `None`.
-fn usable(settings: &Settings, alive: &Alive) -> Result<Option<Opened>, Error> {
-    let evidence = match examine(&settings.state_dir, alive)? {
-        Ok(opened) => return Ok(Some(opened)),
-        Err(evidence) => evidence,
+/// Declares in the database that is used now what the one that vanished may have held.
+fn declare_gone(opened: &mut Opened, gone: Gone) -> Result<(), Error> {
+    let summary = Summary {
+        time: clock::unix_seconds(),
+        reason: gone.reason,
+        is_uncertain: true,
+        is_renamed: true,
+        ..Summary::default()
     };
-    let summary = salvage_now(&settings.state_dir, &evidence, alive)?;
-    report(&summary);
-    // Room that the store is entitled to counts more than what was salvaged already.
-    if let Err(error) =
-        quarantine::prune(&settings.state_dir, settings.quarantine_bytes_max, settings.size_bytes_max / 4)
-    {
-        tracing::warn!(%error, "the quarantine could not be kept small");
+    let failed = |source| Error::Sqlite { what: "cannot declare what is gone", source };
+    let transaction = opened.db.transaction().map_err(failed)?;
+    // Once, also when the end of a start came before it forgot what to declare.
+    if gap::record_gone(&transaction, &gone.store_id, summary.time)? {
+        salvage::remember(&transaction, &summary).map_err(failed)?;
+        opened.salvage = Some(summary);
     }
-    Ok(None)
+    transaction.commit().map_err(failed)
 }
 
 /// Looks at the database; what speaks against it is no error.
 fn examine(state_dir: &Path, alive: &Alive) -> Result<Result<Opened, Evidence>, Error> {
     let path = state_dir.join(DATABASE_FILE);
     let io = |source| Error::Io { what: "cannot read", path: path.clone(), source };
-    if let Some(reason) = quarantine::marked(state_dir).map_err(io)? {
+    if let Some(reason) = quarantine::marked(state_dir)? {
         return Ok(Err(salvage::evidence(&reason, false, false)));
     }
     if let Some(evidence) = salvage::suspect(&path, &|| alive.tick()).map_err(io)? {
@@ -72,7 +94,12 @@ fn examine(state_dir: &Path, alive: &Alive) -> Result<Result<Opened, Evidence>, 
 /// # Errors
 ///
 /// The disk fails or is full; the damaged database is as it was, and the next attempt begins anew.
-pub fn salvage_now(state_dir: &Path, evidence: &Evidence, alive: &Alive) -> Result<Summary, Error> {
+pub fn salvage_now(
+    state_dir: &Path,
+    evidence: &Evidence,
+    kept: Kept,
+    alive: &Alive,
+) -> Result<Summary, Error> {
     let path = state_dir.join(DATABASE_FILE);
     tracing::warn!(
         reason = evidence.reason,
@@ -80,21 +107,23 @@ pub fn salvage_now(state_dir: &Path, evidence: &Evidence, alive: &Alive) -> Resu
     );
     let folder = quarantine::next_folder(state_dir)?;
     let new = quarantine::building(state_dir);
-    let summary = salvage::rebuild(&path, &new, evidence, &folder, &|| alive.tick())?;
+    // The new database is no larger than the damaged one. An earlier one gives way to it.
+    keep_small(state_dir, Kept { bytes_free: salvage::bytes(&path), ..Kept::ALL });
+    let rebuilt = salvage::rebuild(&path, &new, evidence, &folder, &|| alive.tick());
+    if rebuilt.is_err() {
+        // Half of it must not take the room of whoever tries next.
+        salvage::remove(&new).ok();
+    }
+    let summary = rebuilt?;
     quarantine::exchange(state_dir, &folder)?;
+    keep_small(state_dir, kept);
     Ok(summary)
 }
 
-fn report(summary: &Summary) {
-    tracing::error!(
-        reason = summary.reason,
-        folder = summary.folder,
-        items_lost = summary.items_lost,
-        items_queued = summary.items_queued,
-        blocks_lost = summary.blocks_lost,
-        is_uncertain = summary.is_uncertain,
-        "the database was damaged and has been salvaged; the damaged files were moved aside"
-    );
+fn keep_small(state_dir: &Path, kept: Kept) {
+    if let Err(error) = quarantine::prune(state_dir, kept) {
+        tracing::warn!(%error, "the quarantine could not be kept small");
+    }
 }
 
 fn attempt(path: &Path, alive: &Alive) -> Result<Result<Opened, Evidence>, Error> {
@@ -129,11 +158,7 @@ fn judge(
 ) -> rusqlite::Result<Result<Option<Summary>, Evidence>> {
     let is_in_use = !is_new && fact(db, IN_USE_KEY)?.is_some_and(|use_| use_ == IN_USE);
     if is_in_use && !has_wal {
-        return Ok(Err(salvage::evidence(
-            "the WAL is gone, although the last stop was not in order",
-            true,
-            false,
-        )));
+        return Ok(Err(wal_is_gone()));
     }
     let findings = if is_in_use || has_wal {
         let verdict = verify::structure(db, CHECK_TIME_MAX, alive)?;
@@ -152,6 +177,18 @@ fn judge(
     }
     let summary = fact(db, salvage::SUMMARY_KEY)?;
     Ok(Ok(summary.and_then(|text| serde_json::from_str(&text).ok())))
+}
+
+fn wal_is_gone() -> Evidence {
+    salvage::evidence("the WAL is gone, although the last stop was not in order", true, false)
+}
+
+/// Whether the database at `path`, which nobody uses, misses its WAL. What cannot be read says nothing here.
+pub fn misses_wal(path: &Path) -> Option<Evidence> {
+    let has_wal = std::fs::metadata(beside(path, "-wal")).is_ok_and(|wal| wal.len() > 0);
+    let db = super::inspect::open_read_only(path).ok()?;
+    let is_in_use = fact(&db, IN_USE_KEY).ok()?.is_some_and(|use_| use_ == IN_USE);
+    (is_in_use && !has_wal).then(wal_is_gone)
 }
 
 fn fact(db: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
@@ -234,7 +271,8 @@ impl Error {
             Self::OldSqlite { .. }
             | Self::NewerSchema { .. }
             | Self::Foreign { .. }
-            | Self::Damaged { .. } => false,
+            | Self::Damaged { .. }
+            | Self::Gone { .. } => false,
         }
     }
 
@@ -243,9 +281,11 @@ impl Error {
         match self {
             Self::Damaged { .. } => true,
             Self::Sqlite { .. } => !self.is_transient() && !self.is_out_of_memory(),
-            Self::Io { .. } | Self::OldSqlite { .. } | Self::NewerSchema { .. } | Self::Foreign { .. } => {
-                false
-            }
+            Self::Io { .. }
+            | Self::OldSqlite { .. }
+            | Self::NewerSchema { .. }
+            | Self::Foreign { .. }
+            | Self::Gone { .. } => false,
         }
     }
 

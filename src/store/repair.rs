@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::alive::Alive;
 use super::check::check;
+use super::quarantine::Kept;
 use super::salvage::{self, Summary};
 use super::{DATABASE_FILE, Error, open, quarantine, schema};
 
@@ -31,7 +32,11 @@ pub fn repair(state_dir: &Path, is_dry_run: bool) -> Result<Repaired, Error> {
     }
     let path = state_dir.join(DATABASE_FILE);
     let io = |source| Error::Io { what: "cannot read", path: path.clone(), source };
-    let evidence = match salvage::suspect(&path, &|| ()).map_err(io)? {
+    let suspicion = match quarantine::marked(state_dir)? {
+        Some(reason) => Some(salvage::evidence(&reason, false, false)),
+        None => salvage::suspect(&path, &|| ()).map_err(io)?.or_else(|| open::misses_wal(&path)),
+    };
+    let evidence = match suspicion {
         Some(evidence) => evidence,
         None => {
             // All of it, where a start trusts what was closed in order.
@@ -48,7 +53,8 @@ pub fn repair(state_dir: &Path, is_dry_run: bool) -> Result<Repaired, Error> {
         }
     };
     if !is_dry_run {
-        return Ok(Repaired::Salvaged(open::salvage_now(state_dir, &evidence, &alive)?));
+        let summary = open::salvage_now(state_dir, &evidence, Kept::ALL, &alive)?;
+        return Ok(Repaired::Salvaged(summary));
     }
     let scratch = quarantine::building(state_dir);
     let summary = salvage::rebuild(&path, &scratch, &evidence, "", &|| ());

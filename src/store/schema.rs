@@ -97,10 +97,10 @@ pub fn open(path: &Path) -> Result<(Connection, String), Error> {
 ///
 /// The database cannot be opened for writing, or another one lies there.
 pub fn reopen(path: &Path, store_id: &str) -> Result<Connection, Error> {
-    let damaged = |detail: &str| Error::Damaged { what: "the database", detail: detail.to_owned() };
+    let gone = |detail| Error::Gone { store_id: store_id.to_owned(), detail };
     // Not made anew: a start does that, and says so.
     if matches!(path.try_exists(), Ok(false)) {
-        return Err(damaged("its file is gone"));
+        return Err(gone(FILE_GONE));
     }
     let db = Connection::open_with_flags(path, FLAGS).map_err(failed("cannot open the database again"))?;
     if db.is_readonly(rusqlite::MAIN_DB).map_err(failed("cannot open the database again"))? {
@@ -109,7 +109,7 @@ pub fn reopen(path: &Path, store_id: &str) -> Result<Connection, Error> {
     }
     keep_files(&db).and_then(|()| configure(&db)).map_err(failed("cannot configure the database"))?;
     if read_store_id(&db)? != store_id {
-        return Err(damaged("another one took its place"));
+        return Err(gone(REPLACED));
     }
     if !super::open::empty_log(&db)? {
         let source = rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None);
@@ -129,6 +129,10 @@ pub fn empty_log(db: &Connection) -> Result<bool, Error> {
         .map(|is_busy| !is_busy)
         .map_err(failed("cannot empty the write-ahead log"))
 }
+
+/// Of [`Error::Gone`].
+pub const FILE_GONE: &str = "its file is not there any more";
+pub const REPLACED: &str = "another one took its place";
 
 const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE
     .union(OpenFlags::SQLITE_OPEN_NO_MUTEX)

@@ -67,22 +67,31 @@ pub fn queue(db: &Connection) -> rusqlite::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     facts(db, &mut findings)?;
     ranges(db, &mut findings)?;
+    for table in SMALL_TABLES {
+        structure_of(db, table, &mut findings)?;
+    }
     Ok(findings)
 }
 
 fn look(db: &Connection, findings: &mut Vec<Finding>) -> rusqlite::Result<()> {
     facts(db, findings)?;
     let ranges = ranges(db, findings)?;
-    let mut check = db.prepare(&format!("PRAGMA quick_check({FINDINGS_MAX})"))?;
+    structure_of(db, &FINDINGS_MAX.to_string(), findings)?;
+    for lane in Lane::ALL {
+        blocks(db, lane, ranges.get(&lane).map_or(&[], Vec::as_slice), findings)?;
+    }
+    Ok(())
+}
+
+/// SQLite's own check, of one table or of everything with a number of findings at most.
+fn structure_of(db: &Connection, what: &str, findings: &mut Vec<Finding>) -> rusqlite::Result<()> {
+    let mut check = db.prepare(&format!("PRAGMA quick_check({what})"))?;
     let mut lines = check.query([])?;
     while let Some(line) = lines.next()? {
         let line: String = line.get(0)?;
         if line != "ok" {
             findings.push(Finding::new("structure", line));
         }
-    }
-    for lane in Lane::ALL {
-        blocks(db, lane, ranges.get(&lane).map_or(&[], Vec::as_slice), findings)?;
     }
     Ok(())
 }
@@ -101,7 +110,8 @@ fn facts(db: &Connection, findings: &mut Vec<Finding>) -> rusqlite::Result<()> {
         let is_lane = matches!(lane, Value::Integer(lane) if Lane::from_number(lane).is_some());
         let is_sane = is_lane && matches!(next, Value::Integer(1..));
         if !is_sane {
-            findings.push(Finding::new("lane", format!("lane {lane:?} goes on with {next:?}")));
+            findings
+                .push(Finding::new("lane", format!("lane {} goes on with {}", shown(&lane), shown(&next))));
         }
     }
     Ok(())
@@ -134,7 +144,10 @@ fn ranges(db: &Connection, findings: &mut Vec<Finding>) -> rusqlite::Result<BTre
             _ => None,
         };
         let Some((lane, range)) = range else {
-            findings.push(Finding::new("pending", format!("range {id} is {values:?}")));
+            findings.push(Finding::new(
+                "pending",
+                format!("range {id} is {}", values.each_ref().map(shown).join(", ")),
+            ));
             continue;
         };
         let earlier = ranges.entry(lane).or_default();
@@ -186,7 +199,7 @@ fn blocks(
     while let Some(row) = rows.next()? {
         let (first, count): (Value, Value) = (row.get(0)?, row.get(1)?);
         let (Value::Integer(first @ 1..), Value::Integer(count @ 1..)) = (&first, &count) else {
-            found(format!("block {first:?} has {count:?} items"));
+            found(format!("block {} has {} items", shown(&first), shown(&count)));
             continue;
         };
         let span = (first.unsigned_abs(), first.saturating_add(*count).unsigned_abs());
@@ -205,6 +218,19 @@ fn blocks(
     Ok(())
 }
 
+/// Where a number should be. Text and bytes may be a part of a payload, and of any length.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "NULL".to_owned(),
+        Value::Integer(number) => number.to_string(),
+        Value::Real(number) => number.to_string(),
+        Value::Text(text) => format!("a text of {} bytes", text.len()),
+        Value::Blob(bytes) => format!("{} bytes", bytes.len()),
+    }
+}
+
 /// Virtual machine instructions between two looks at the clock: well below a millisecond.
 const OPERATIONS_PER_LOOK: i32 = 10_000;
+/// They say what is sent, and which numbers are given out.
+const SMALL_TABLES: [&str; 5] = ["sqlite_schema", "meta", "lane", "pending", "provisional"];
 const FINDINGS_MAX: usize = 100;

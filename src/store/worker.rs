@@ -24,6 +24,7 @@ use super::gap::{self, Reason};
 use super::measure::Measure;
 use super::open::{self, Opened};
 use super::provisional::Spans;
+use super::quarantine::Gone;
 use super::queue::Queue;
 use super::refused::Refused;
 use super::{
@@ -32,6 +33,7 @@ use super::{
 };
 
 mod apply;
+mod files;
 mod outlast;
 mod report;
 mod restamp;
@@ -39,6 +41,7 @@ mod room;
 mod thin;
 mod trim;
 
+use files::Files;
 use outlast::{Carried, Outage};
 pub use report::GAP_RULE;
 use report::Reporter;
@@ -133,6 +136,7 @@ fn assemble(
     let allowance = budget::allowance(settings.size_bytes_max, &settings.budget, 0, None);
     let mut worker = Worker {
         db,
+        files: Files::of(&settings.state_dir.join(DATABASE_FILE)),
         codec: Codec::new()?,
         queue,
         boot,
@@ -190,15 +194,22 @@ fn spawn(
 /// What was damaged where SQLite's check does not look is known to the next start all the same, which salvages.
 fn note_damage(state_dir: &Path, result: &Result<(), Error>) {
     let Err(error) = result else { return };
-    if error.is_damage()
-        && let Err(failure) = quarantine::mark(state_dir, &Chain(error).to_string())
-    {
+    let noted = match error {
+        Error::Gone { store_id, detail } => {
+            let gone = Gone { store_id: store_id.clone(), reason: (*detail).to_owned() };
+            quarantine::mark_gone(state_dir, &gone)
+        }
+        error if error.is_damage() => quarantine::mark(state_dir, &Chain(error).to_string()),
+        _ => Ok(()),
+    };
+    if let Err(failure) = noted {
         tracing::error!(%failure, "the damage could not be noted for the next start");
     }
 }
 
 struct Worker {
     db: Connection,
+    files: Files,
     codec: Codec,
     queue: Queue,
     boot: Boot,
@@ -386,7 +397,9 @@ impl Worker {
         let text_bytes = group.staged.size_bytes();
         let attempt = |worker: &mut Self| {
             worker.make_room(text_bytes)?;
-            worker.apply(&mut group)
+            let batch = worker.apply(&mut group)?;
+            worker.look_for_file()?;
+            Ok(batch)
         };
         let Some(batch) = self.outlast(commands, attempt)? else {
             return Ok(Some(items));

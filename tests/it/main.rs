@@ -27,6 +27,7 @@ mod outage;
 mod power_cut;
 mod reload;
 mod rules_oracle;
+mod salvage;
 mod samples;
 mod socket_activation;
 mod sources;

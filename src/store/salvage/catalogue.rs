@@ -50,6 +50,7 @@ impl Catalogue {
             }
             is_whole = true;
         }
+        is_whole |= made.iter().all(|(name, ..)| old.contains_key(name));
         let mut tables = Vec::with_capacity(made.len());
         for (name, _, sql) in made {
             let found = old.get(&name);

@@ -19,8 +19,8 @@ pub struct Copied {
     /// Everything that was settled or declared was read.
     pub is_ledger_whole: bool,
     is_queue_whole: bool,
-    /// By lane: nothing of its blocks is missing, as far as the pages tell.
-    is_lane_whole: [bool; Lane::ALL.len()],
+    /// By lane: no block with the highest numbers is missing, as far as the pages tell.
+    is_end_whole: [bool; Lane::ALL.len()],
     waiting: [Vec<Waiting>; Lane::ALL.len()],
     settled: [Vec<Span>; Lane::ALL.len()],
     next: [u64; Lane::ALL.len()],
@@ -40,12 +40,19 @@ pub fn all(
     let mut copier = Copier { db, codec: Codec::new()?, copied: Copied::default(), rows: 0, failure: None };
     copier.copied.next = [1; Lane::ALL.len()];
     let mut is_whole = vec![catalogue.is_whole; catalogue.tables.len()];
+    let mut is_end_whole = is_whole.clone();
     copier.begin();
     for (index, table) in catalogue.tables.iter().enumerate() {
         let Some(root) = table.root else { continue };
-        let mut taken = true;
-        let whole = walk.down(root, &mut |row| taken &= copier.take(table, row));
+        let (mut taken, mut end) = (true, End::default());
+        let whole = walk.down(root, &mut |row| {
+            let key = row.rowid;
+            let is_kept = copier.take(table, row);
+            end.note(key, is_kept);
+            taken &= is_kept;
+        });
         is_whole[index] &= whole && taken;
+        is_end_whole[index] &= whole && end.is_whole();
         tick();
         copier.check()?;
     }
@@ -55,14 +62,37 @@ pub fn all(
         });
     }
     copier.finish()?;
-    let whole = |name: &str| {
-        catalogue.tables.iter().zip(&is_whole).all(|(table, whole)| table.name != name || *whole)
+    let all = |are: &[bool], name: &str| {
+        catalogue.tables.iter().zip(are).all(|(table, is)| table.name != name || *is)
     };
+    let whole = |name: &str| all(&is_whole, name);
     let mut copied = copier.copied;
     copied.is_queue_whole &= whole("pending");
     copied.is_ledger_whole = whole("gap") && whole("dead_letter");
-    copied.is_lane_whole = Lane::ALL.map(|lane| whole(lane.table()));
+    copied.is_end_whole = Lane::ALL.map(|lane| all(&is_end_whole, lane.table()));
     Ok(copied)
+}
+
+/// Whether the last rows of a table are there. One that was lost within is known to be within by a row that
+/// follows it in the tree and has a higher number.
+#[derive(Default)]
+struct End {
+    lost: Option<Option<i64>>,
+}
+
+impl End {
+    fn note(&mut self, key: Option<i64>, is_kept: bool) {
+        match (is_kept, self.lost) {
+            (false, None) => self.lost = Some(key),
+            (false, Some(lost)) => self.lost = Some(lost.zip(key).map(|(lost, key)| lost.max(key))),
+            (true, Some(Some(lost))) if key.is_some_and(|key| key > lost) => self.lost = None,
+            (true, _) => {}
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.lost.is_none()
+    }
 }
 
 struct Copier<'c> {
@@ -328,7 +358,7 @@ impl Copied {
             is_queue_whole: self.is_queue_whole
                 && (waiting.iter().any(|range| range.end.is_none()) || stored.is_empty()),
             is_ledger_whole: self.is_ledger_whole,
-            is_end_lost: loses_commits || !self.is_lane_whole[index],
+            is_end_lost: loses_commits || !self.is_end_whole[index],
             stored,
             waiting,
             settled,
@@ -381,3 +411,25 @@ const RANGES_MAX: usize = 100_000;
 const SPANS_SORTED_AT: usize = 4096;
 /// No sequence number and no count comes near: a larger one is damaged.
 const NUMBER_MAX: u64 = 1 << 53;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_row_is_known_to_be_within_by_a_later_one_that_follows_it() {
+        let is_whole = |rows: &[(i64, bool)]| {
+            let mut end = End::default();
+            rows.iter().for_each(|(key, is_kept)| end.note(Some(*key), *is_kept));
+            end.is_whole()
+        };
+        assert!(is_whole(&[]) && is_whole(&[(1, true), (5, false), (9, true)]));
+        assert!(!is_whole(&[(1, true), (5, false)]), "it may have been the last");
+        assert!(!is_whole(&[(1, true), (50, false), (9, true)]), "its number is not in order");
+        assert!(!is_whole(&[(1, true), (50, false), (9, false), (20, true)]));
+        let mut end = End::default();
+        end.note(None, false);
+        end.note(Some(9), true);
+        assert!(!end.is_whole(), "a row without a number may stand anywhere");
+    }
+}

@@ -71,7 +71,11 @@ pub struct Summary {
 /// The disk fails.
 pub fn suspect(path: &Path, tick: &dyn Fn()) -> io::Result<Option<Evidence>> {
     match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // SQLite would delete the WAL and begin anew.
+            let has_wal = fs::metadata(beside(path, "-wal")).is_ok_and(|wal| wal.len() > 0);
+            return Ok(has_wal.then(|| evidence("the database is gone, and its WAL remains", true, false)));
+        }
         Err(error) => return Err(error),
         // SQLite would take the rest for a new database.
         Ok(file) if file.len() < u64::from(schema::PAGE_BYTES) => {
@@ -143,14 +147,24 @@ pub fn rebuild(
     db.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
     settle(&db, &store_id, &mut copied, loses_commits, &mut summary)?;
     schema::name(&db, &store_id).map_err(failed)?;
-    let remembered = serde_json::to_string(&summary).expect("a summary has only text keys");
-    db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", [SUMMARY_KEY, &remembered])
-        .map_err(failed)?;
+    remember(&db, &summary).map_err(failed)?;
     db.execute_batch("COMMIT").map_err(failed)?;
     db.close().map_err(|(_, source)| failed(source))?;
     let synced = File::open(new).and_then(|file| file.sync_all());
     synced.map_err(|source| Error::Io { what: "cannot sync", path: new.to_owned(), source })?;
     Ok(summary)
+}
+
+/// Keeps `summary` in `db` as the last one.
+pub fn remember(db: &Connection, summary: &Summary) -> rusqlite::Result<()> {
+    let text = serde_json::to_string(summary).expect("a summary has only text keys");
+    db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", [SUMMARY_KEY, &text]).map(drop)
+}
+
+/// Bytes of the database at `path` with its WAL.
+pub fn bytes(path: &Path) -> u64 {
+    let size = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+    size(path) + size(&beside(path, "-wal"))
 }
 
 /// Writes the queue, the sequence numbers and the declared gaps.

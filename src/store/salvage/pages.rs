@@ -15,7 +15,8 @@ pub struct Page {
 }
 
 pub struct Pages {
-    file: File,
+    /// `None` when there is only the WAL.
+    file: Option<File>,
     log: Option<File>,
     wal: Wal,
     /// Of one page.
@@ -32,8 +33,12 @@ impl Pages {
     ///
     /// The disk fails.
     pub fn open(path: &Path, wal: Wal) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let bytes = file.metadata()?.len();
+        let file = match File::open(path) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let bytes = file.as_ref().map_or(Ok(0), |file| file.metadata().map(|file| file.len()))?;
         let size = page_size(path)?;
         let in_file = u32::try_from(bytes.div_ceil(size as u64)).unwrap_or(u32::MAX);
         let log = if wal.pages.is_empty() && wal.broken.is_empty() {
@@ -53,7 +58,10 @@ impl Pages {
         }
         let read = match (&self.log, self.wal.pages.get(&number)) {
             (Some(log), Some(offset)) => read_up_to(log, &mut bytes, *offset),
-            _ => read_up_to(&self.file, &mut bytes, u64::from(number - 1) * self.size as u64),
+            _ => match &self.file {
+                Some(file) => read_up_to(file, &mut bytes, u64::from(number - 1) * self.size as u64),
+                None => Ok(0),
+            },
         };
         // A bad sector takes its page with it and nothing else.
         Page { bytes, is_whole: read.is_ok_and(|read| read == self.size) }
@@ -76,7 +84,11 @@ impl Pages {
 ///
 /// The disk fails.
 pub fn page_size(path: &Path) -> io::Result<usize> {
-    let file = File::open(path)?;
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(page_size_of_log(path)),
+        Err(error) => return Err(error),
+    };
     let mut header = [0; 18];
     read_up_to(&file, &mut header, 0)?;
     let claimed = usize::from(u16::from_be_bytes([header[16], header[17]]));
@@ -89,6 +101,14 @@ pub fn page_size(path: &Path) -> io::Result<usize> {
         }
     }
     Ok(sizes[0])
+}
+
+/// As the WAL of the database at `path` says, where that is all there is.
+fn page_size_of_log(path: &Path) -> usize {
+    let mut header = [0; 12];
+    let read = File::open(beside(path, "-wal")).and_then(|log| read_up_to(&log, &mut header, 0));
+    let claimed = be32(&header, 8) as usize;
+    PAGE_SIZES.into_iter().find(|size| read.is_ok() && *size == claimed).unwrap_or(PAGE_SIZES[0])
 }
 
 /// Of databases that agents made: of this one first.

@@ -83,6 +83,54 @@ impl<'p> Node<'p> {
         Some(Row { rowid, values: record(&payload)? })
     }
 
+    /// Whether cells and free bytes fill the page: with a count of cells that is too low, rows vanish without
+    /// a trace.
+    pub fn is_filled(&self) -> bool {
+        let content = match be16(self.bytes, self.header + 5) {
+            content if (self.pointers_at() + 2 * self.cells..=self.bytes.len()).contains(&content) => content,
+            _ => return false,
+        };
+        let mut filled = usize::from(self.bytes[self.header + 7]);
+        for index in 0..self.cells {
+            let Some(bytes) = self.cell_at(index).and_then(|at| self.cell_bytes(at)) else { return false };
+            filled += bytes;
+        }
+        let mut free = be16(self.bytes, self.header + 1);
+        // Each block is behind the one before.
+        while free != 0 {
+            if free < content || free + 4 > self.bytes.len() {
+                return false;
+            }
+            filled += be16(self.bytes, free + 2);
+            let next = be16(self.bytes, free);
+            if next != 0 && next <= free {
+                return false;
+            }
+            free = next;
+        }
+        content + filled == self.bytes.len()
+    }
+
+    /// How much of the page the cell at `at` takes.
+    fn cell_bytes(&self, at: usize) -> Option<usize> {
+        let is_interior = !self.is_leaf();
+        let mut input = Input(self.bytes.get(at + 4 * usize::from(is_interior)..)?);
+        let before = input.0.len();
+        let length = input.varint()?;
+        let mut bytes = 4 * usize::from(is_interior);
+        if self.kind == Kind::TableInterior {
+            return Some(bytes + before - input.0.len());
+        }
+        if self.kind == Kind::TableLeaf {
+            input.varint()?;
+        }
+        bytes += before - input.0.len();
+        let length = usize::try_from(length).ok().filter(|length| *length <= PAYLOAD_BYTES_MAX)?;
+        let local = self.local_bytes(length);
+        bytes += if local < length { local + 4 } else { local };
+        Some(bytes.max(CELL_BYTES_MIN))
+    }
+
     fn cell_at(&self, index: usize) -> Option<usize> {
         if index >= self.cells {
             return None;
@@ -207,3 +255,50 @@ pub fn be16(bytes: &[u8], at: usize) -> usize {
 /// A block of the largest size with its row; more is not a row of this agent.
 const PAYLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 const COLUMNS_MAX: usize = 64;
+/// So that it can become a free block.
+const CELL_BYTES_MIN: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::schema;
+
+    #[test]
+    fn a_page_that_lost_a_cell_is_not_filled_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let (db, _) = schema::open(&path).unwrap();
+        db.execute_batch("BEGIN").unwrap();
+        for number in 0..300_usize {
+            let (key, value) = (format!("key {number}"), "x".repeat(number * 37 % 6000));
+            db.execute("INSERT INTO meta VALUES (?1, ?2)", [&key, &value]).unwrap();
+            db.execute("INSERT INTO dead_letter VALUES (NULL, 1, 1, 1.0, ?1, ?2)", [key, value]).unwrap();
+        }
+        db.execute_batch("COMMIT").unwrap();
+        db.execute("DELETE FROM dead_letter WHERE id % 7 = 0", []).unwrap();
+        db.execute("DELETE FROM meta WHERE key LIKE '%3'", []).unwrap();
+        schema::empty_log(&db).unwrap();
+        const PAGE: usize = schema::PAGE_BYTES as usize;
+        let file = std::fs::read(&path).unwrap();
+        let mut kinds = Vec::new();
+        for root in ["meta", "dead_letter"] {
+            let sql = "SELECT rootpage FROM sqlite_master WHERE name = ?1";
+            let root: u32 = db.query_row(sql, [root], |row| row.get(0)).unwrap();
+            let mut pages = vec![root];
+            while let Some(number) = pages.pop() {
+                let mut bytes = file[(number as usize - 1) * PAGE..][..PAGE].to_vec();
+                let node = Node::parse(&bytes, number).unwrap();
+                assert!(node.is_filled(), "page {number}, {:?}", node.kind);
+                kinds.push(node.kind);
+                if !node.is_leaf() {
+                    pages.extend((0..=node.cells).map(|index| node.child(index).unwrap()));
+                }
+                bytes[4] -= 1;
+                assert!(!Node::parse(&bytes, number).unwrap().is_filled(), "page {number}");
+            }
+        }
+        for kind in [Kind::TableLeaf, Kind::TableInterior, Kind::IndexLeaf, Kind::IndexInterior] {
+            assert!(kinds.contains(&kind), "{kind:?} is not among them");
+        }
+    }
+}

@@ -59,7 +59,9 @@ impl Wal {
         let known = index.filter(|index| index.salts == log.salts).map_or(0, |index| index.frames);
         let whole = wal.scan(&file, &log, known, tick)?;
         if let Some(index) = index {
-            if index.salts != log.salts {
+            if index.salts != log.salts && index.frames == 0 {
+                // The log is about to be begun anew: all of this one is in the database, and synced.
+            } else if index.salts != log.salts {
                 // After a power cut the index may be an older one; it is the newer log then, and no sign.
                 wal.loses_commits = wal.loses_commits.or_else(|| is_older(&log, &index));
             } else if index.frames > whole {
@@ -234,3 +236,37 @@ const BROKEN_MAX: usize = 65_536;
 const STRANGERS_MAX: u32 = 4096;
 /// The first salt grows by one each time the log is begun anew.
 const RESTARTS_MAX: u32 = 1_000_000;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::store::inspect::beside;
+    use crate::store::schema;
+
+    #[test]
+    fn a_log_older_than_its_index_misses_commits_only_if_the_index_has_some() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let (db, _) = schema::open(&path).unwrap();
+        let commit = |value: &str| {
+            db.execute("INSERT INTO meta VALUES (?1, 'x')", [value]).unwrap();
+        };
+        let [log, index] = ["-wal", "-shm"].map(|suffix| beside(&path, suffix));
+        let older = dir.path().join("older");
+        let loss = || Wal::read(&older, &index, schema::PAGE_BYTES as usize, &|| ()).unwrap().loses_commits;
+        commit("before");
+        std::fs::copy(&log, &older).unwrap();
+        assert_eq!(loss(), None);
+        // What a kill leaves between the two steps of a new beginning: the index has begun anew, the log not.
+        assert!(schema::empty_log(&db).unwrap());
+        assert_eq!(loss(), None);
+        commit("behind");
+        assert_eq!(loss(), Some("the WAL is not the one that belongs to its index"));
+        std::fs::copy(&log, &older).unwrap();
+        assert_eq!(loss(), None);
+        File::options().append(true).open(&older).unwrap().write_all(b"rest").unwrap();
+        assert_eq!(loss(), None);
+    }
+}

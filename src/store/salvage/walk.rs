@@ -64,7 +64,7 @@ impl<'w> Walk<'w> {
         }
         let page = self.pages.read(number);
         let Some(node) = Node::parse(&page.bytes, number) else { return false };
-        let mut is_whole = page.is_whole;
+        let mut is_whole = page.is_whole && node.is_filled();
         if node.is_leaf() {
             return self.cells(&node, take) && is_whole;
         }

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use tokio::sync::mpsc;
 
 use super::trim::{GiveUp, RETENTION_BLOCKS_MAX};
-use super::{Chain, Reporter, Worker, count_dead_letters, last_audit_hash, next_sequences};
+use super::{Chain, Files, Reporter, Worker, count_dead_letters, last_audit_hash, next_sequences};
 use crate::clock;
 use crate::store::queue::Queue;
 use crate::store::trouble::{self, Disk, Trouble};
@@ -97,7 +97,10 @@ impl Worker {
 
     /// Notes a failure and prepares the next attempt; returns how long to wait for it.
     fn failed(&mut self, error: Error) -> Result<Duration, Error> {
-        let Some(found) = trouble::of(&error, Disk::of(&self.settings.state_dir)) else { return Err(error) };
+        let Some(found) = trouble::of(&error, Disk::of(&self.settings.state_dir)) else {
+            self.counters.set_failed();
+            return Err(error);
+        };
         self.outage.failures += 1;
         if self.outage.since.is_none() {
             self.outage.since = Some(clock::since_boot());
@@ -177,6 +180,7 @@ impl Worker {
         if !self.outage.broken {
             return Ok(());
         }
+        self.look_for_file()?;
         // Closed first: while it is open, SQLite shares what it believes of the write-ahead log. Closing
         // copies committed frames into the database, which fails on a bad disk and is done again below.
         let nothing = Connection::open_in_memory()
@@ -184,6 +188,7 @@ impl Worker {
         drop(std::mem::replace(&mut self.db, nothing));
         let path = self.settings.state_dir.join(DATABASE_FILE);
         self.db = schema::reopen(&path, &self.store_id)?;
+        self.files = Files::of(&path);
         self.changes = 0;
         self.lowest_pending = [(0, 0.0); Lane::ALL.len()];
         self.load()?;

@@ -196,6 +196,10 @@ pub fn files(life: &Life, other: &Life) -> Vec<Case> {
     cases.push(case("the WAL and its index are gone".to_owned(), snapshot, move |files| {
         (files.wal, files.shm) = (None, None);
     }));
+    cases.push(case("the database is gone".to_owned(), snapshot, move |files| files.database = None));
+    cases.push(case("the database and the index are gone".to_owned(), snapshot, move |files| {
+        (files.database, files.shm) = (None, None);
+    }));
     cases.push(case("the index of the WAL is gone".to_owned(), snapshot, move |files| files.shm = None));
     cases.push(case("the index of the WAL is noise".to_owned(), snapshot, move |files| {
         noise(files.shm.as_mut().unwrap(), 7);
