@@ -123,10 +123,14 @@ fn assemble(
     alive: &Alive,
 ) -> Result<Assembled, Error> {
     let Opened { db, store_id, salvage } = open::database(&settings, alive)?;
+    // One commit for what each of them notes of this start.
+    let failed = |source| Error::Sqlite { what: "cannot note the start", source };
+    db.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
     let next = next_sequences(&db)?;
     let queue = Queue::load(&db, next)?;
     let boot = Boot::enter(&db, &clocks.boot_id())?;
     let spans = Spans::enter(&db, boot.number, next)?;
+    db.execute_batch("COMMIT").map_err(failed)?;
     let corrections = boot::corrections(&db)?;
     let clock_offset = corrections.get(&boot.number).map(|correction| correction.offset);
     let recalled = Arc::new(read_facts(&db)?);
