@@ -202,7 +202,7 @@ fn config(endpoint: &Endpoint, broker: &Broker, port: u16) -> String {
          [ingest.http]\nport = {port}\ntimeout_seconds = 1\n\
          [[sensors.devices]]\nname = 'n'\ningest_type = 'mqtt'\ntopic = 'n/#'\n\
          [[sensors.devices]]\nname = 'h'\ningest_type = 'http'\n\
-         [store]\ncommit_interval_seconds = 0.02\nsize_max_mb = 4\n",
+         [store]\ncommit_interval_seconds = 0.02\nsize_max_mb = 4\nfree_min_mb = 0\nfree_inodes_min = 0\n",
         endpoint.url, broker.port
     )
 }
@@ -238,7 +238,7 @@ async fn recover(home: &Home, image: &Path, recording: &Recording, cut: usize) -
     let (ledger, told) = Ledger::watch(None);
     let endpoint = Endpoint::start_plain_watched(told).await;
     home.configure(&format!(
-        "[cloud]\nenabled = true\nendpoint = '{}'\nbatch_size = 1000\n[store]\nsize_max_mb = 16\n",
+        "[cloud]\nenabled = true\nendpoint = '{}'\nbatch_size = 1000\n[store]\nsize_max_mb = 16\nfree_min_mb = 0\nfree_inodes_min = 0\n",
         endpoint.url
     ));
     let mount = Mount::new(image, &home.state_dir());

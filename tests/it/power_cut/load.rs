@@ -27,7 +27,7 @@ const BURST_INTERVAL: Duration = Duration::from_millis(40);
 /// Numbers, and the length of the log when their source was told that they are stored.
 pub type Acknowledged = BTreeMap<u64, usize>;
 
-/// Posts numbers until told to stop; returns those that were answered with 200.
+/// Posts numbers, each as another sensor's, which no thinning puts together, until told to stop; returns those that were answered with 200.
 pub async fn post(client: u64, port: u16, log: File, stopped: watch::Receiver<bool>) -> Acknowledged {
     let mut acknowledged = BTreeMap::new();
     let mut sent = 0;
@@ -36,7 +36,10 @@ pub async fn post(client: u64, port: u16, log: File, stopped: watch::Receiver<bo
             (sent..sent + 1 + sent % 20).map(|number| number * CLIENTS + client).collect();
         sent += numbers.len() as u64;
         let line = |number: &u64| {
-            format!("{{\"sensor_name\":\"h\",\"value\":{number},\"metadata\":{{\"n\":\"{}\"}}}}\n", noise())
+            format!(
+                "{{\"sensor_name\":\"h{number}\",\"value\":{number},\"metadata\":{{\"n\":\"{}\"}}}}\n",
+                noise()
+            )
         };
         let body: String = numbers.iter().map(line).collect();
         let request = format!(
@@ -68,7 +71,9 @@ pub async fn publish(publisher: Publisher, stopped: watch::Receiver<bool>) {
             return;
         }
         let first = MQTT_FIRST + burst * IN_FLIGHT;
-        let messages = (first..first + IN_FLIGHT).map(|number| (format!("n/{number}"), number.to_string()));
+        let messages = (first..first + IN_FLIGHT).map(|number| {
+            (format!("n/{number}"), format!("{{\"sensor_name\":\"n{number}\",\"value\":{number}}}"))
+        });
         publisher.publish_all(messages, QoS::AtLeastOnce).await;
         tokio::time::sleep(BURST_INTERVAL).await;
     }
