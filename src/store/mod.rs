@@ -439,6 +439,9 @@ impl Store {
     /// switched on; the ledger is kept either way.
     pub fn report_gaps(&self, on: bool) {
         self.reports.store(on, Relaxed);
+        // Wakes the thread, which then looks at what an earlier process left; a full channel does that too.
+        let (reply, _) = oneshot::channel();
+        self.commands.try_send(Command::Ping(reply)).ok();
     }
 
     /// Returns once the store thread has worked off everything that was queued before.

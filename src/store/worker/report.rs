@@ -189,7 +189,6 @@ impl Worker {
         if !at_once && looked_at.is_some_and(|at| now.saturating_sub(at) < LOOK_INTERVAL) {
             return Ok(());
         }
-        self.reporter.looked_at = Some(now);
         let refused_since = self.reporter.refused_since;
         let has_waited = refused_since.is_some_and(|since| now.saturating_sub(since) >= REFUSALS_WAIT_MAX);
         if (at_once || has_waited) && self.note_refused(true)? {
@@ -199,6 +198,7 @@ impl Worker {
         if !self.reporter.may_be_due || !self.reports.load(Relaxed) {
             return Ok(());
         }
+        self.reporter.looked_at = Some(now);
         let keys = gap::unreported(&self.db)?;
         self.reporter.may_be_due = !keys.is_empty();
         let at_once = std::mem::take(&mut self.reporter.inherits) || at_once;
