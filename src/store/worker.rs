@@ -139,6 +139,7 @@ fn assemble(
     counters.set_salvage(salvage);
     let allowance = budget::allowance(settings.size_bytes_max, &settings.budget, 0, None);
     let mut worker = Worker {
+        page_bytes: room::page_bytes(&db)?,
         db,
         files: Files::of(&settings.state_dir.join(DATABASE_FILE)),
         codec: Codec::new()?,
@@ -242,6 +243,8 @@ struct Worker {
     clock: Option<ClockNews>,
     /// Items of the agent's own making that are not committed yet.
     made: u64,
+    /// The size of a page; a database keeps it for life.
+    page_bytes: u64,
     /// Bytes of pages in use, as of the last commit.
     used: u64,
     allowance: Allowance,
@@ -523,8 +526,7 @@ impl Worker {
         }
         self.pending.send_if_modified(|known| std::mem::replace(known, pending) != pending);
         self.counters.provisional.store(self.spans.items(self.queue.next_sequences()), Relaxed);
-        self.used = self.used_bytes()?;
-        self.counters.store_bytes.store(self.taken_bytes()?, Relaxed);
+        self.publish_size()?;
         if self.reporter.ledger_changed {
             self.reporter.ledger_changed = false;
             for (name, count) in gap::totals(&self.db)? {

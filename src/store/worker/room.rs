@@ -5,6 +5,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use rusqlite::Connection;
+
 use super::Worker;
 use super::trim::{GiveUp, RETENTION_BLOCKS_MAX};
 use crate::store::budget::{self, Allowance, Room};
@@ -53,7 +55,7 @@ impl Worker {
     /// Sets the log's share of the cap, and learns what items take.
     pub(super) fn begin_measuring(&mut self) -> Result<(), Error> {
         let wal_pages =
-            (budget::wal_bytes(self.settings.size_bytes_max) / 2 / self.page_bytes()?).max(WAL_PAGES_MIN);
+            (budget::wal_bytes(self.settings.size_bytes_max) / 2 / self.page_bytes).max(WAL_PAGES_MIN);
         self.db
             .pragma_update(None, "wal_autocheckpoint", i64::try_from(wal_pages).unwrap_or(i64::MAX))
             .map_err(|source| Error::Sqlite { what: "cannot configure the database", source })?;
@@ -158,8 +160,8 @@ impl Worker {
     /// ends shorter at the next checkpoint, so at the end there is one.
     pub(super) fn shrink(&mut self) -> Result<(), Error> {
         let failed = |source| Error::Sqlite { what: "cannot shrink the database", source };
-        let (pages, free) = (self.pragma("PRAGMA page_count")?, self.pragma("PRAGMA freelist_count")?);
-        let least = if self.shrinks { pages / FREE_SHARE_MAX / 4 } else { pages / FREE_SHARE_MAX };
+        let Pages { count, free } = self.pages()?;
+        let least = if self.shrinks { count / FREE_SHARE_MAX / 4 } else { count / FREE_SHARE_MAX };
         if free <= least.max(FREE_PAGES_MIN) || !self.db.is_autocommit() {
             if std::mem::replace(&mut self.shrinks, false) {
                 open::empty_log(&self.db)?;
@@ -173,36 +175,60 @@ impl Worker {
         drop(rows);
         drop(vacuum);
         // A database of schema version 1 cannot shrink; its free pages are used again.
-        self.shrinks = self.pragma("PRAGMA page_count")? < pages;
+        self.shrinks = pragma(&self.db, "PRAGMA page_count")? < count;
         self.publish()
     }
 
     /// Bytes of pages in use.
     pub(super) fn used_bytes(&self) -> Result<u64, Error> {
-        Ok(self.pragma("PRAGMA page_count")?.saturating_sub(self.pragma("PRAGMA freelist_count")?)
-            * self.page_bytes()?)
+        self.pages().map(|pages| self.bytes_in_use(pages))
+    }
+
+    /// Shows what the database takes: its pages in use, and it and its write-ahead log on the disk.
+    pub(super) fn publish_size(&mut self) -> Result<(), Error> {
+        let pages = self.pages()?;
+        self.used = self.bytes_in_use(pages);
+        self.counters.store_bytes.store(self.taken_bytes(pages), Relaxed);
+        Ok(())
+    }
+
+    fn bytes_in_use(&self, pages: Pages) -> u64 {
+        // A damaged header may count more free pages than there are.
+        pages.count.saturating_sub(pages.free) * self.page_bytes
     }
 
     /// Bytes of the database and its write-ahead log on the disk.
-    pub(super) fn taken_bytes(&self) -> Result<u64, Error> {
+    fn taken_bytes(&self, pages: Pages) -> u64 {
         let path = self.settings.state_dir.join(DATABASE_FILE);
         let length = |path| std::fs::metadata(path).map_or(0, |file| file.len());
         let wal = length(inspect::beside(&path, "-wal"));
         // Until the next checkpoint the file itself may be shorter, or still be longer.
-        Ok(length(path).max(self.pragma("PRAGMA page_count")? * self.page_bytes()?) + wal)
+        length(path).max(pages.count * self.page_bytes) + wal
     }
 
-    fn page_bytes(&self) -> Result<u64, Error> {
-        self.pragma("PRAGMA page_size").map(|bytes| bytes.max(1))
+    fn pages(&self) -> Result<Pages, Error> {
+        let (count, free) = ("PRAGMA page_count", "PRAGMA freelist_count");
+        Ok(Pages { count: pragma(&self.db, count)?, free: pragma(&self.db, free)? })
     }
+}
 
-    fn pragma(&self, text: &str) -> Result<u64, Error> {
-        self.db
-            .prepare_cached(text)
-            .and_then(|mut pragma| pragma.query_row([], |row| row.get::<_, i64>(0)))
-            .map(i64::unsigned_abs)
-            .map_err(|source| Error::Sqlite { what: "cannot measure the database", source })
-    }
+/// Of the database, those that only the log holds among them.
+#[derive(Clone, Copy)]
+struct Pages {
+    count: u64,
+    free: u64,
+}
+
+/// Bytes of a page of `db`.
+pub(super) fn page_bytes(db: &Connection) -> Result<u64, Error> {
+    pragma(db, "PRAGMA page_size").map(|bytes| bytes.max(1))
+}
+
+fn pragma(db: &Connection, text: &str) -> Result<u64, Error> {
+    db.prepare_cached(text)
+        .and_then(|mut pragma| pragma.query_row([], |row| row.get::<_, i64>(0)))
+        .map(i64::unsigned_abs)
+        .map_err(|source| Error::Sqlite { what: "cannot measure the database", source })
 }
 
 /// `None` where the file system does not say.
