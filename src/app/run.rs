@@ -55,13 +55,14 @@ pub async fn run(loaded: Loaded, options: LoadOptions, surroundings: Surrounding
     let mut agent = connect(material, &mut tasks).await?;
 
     front.phase.send_replace(Phase::Running);
+    // First, so that who waits for READY finds it recorded.
+    blackbox.record(What::Ready, "");
     front.notifier.ready(&agent.reloader.status());
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         state_dir = %state_dir.display(),
         "the agent is ready"
     );
-    blackbox.record(What::Ready, "");
     let requests = Requests { stop: &stop, reload: &reload };
     let failure = requests.serve(&mut agent, &mut tasks, signals.as_mut(), blackbox).await;
     end(agent, failure, &front, &mut tasks, signals, blackbox).await
