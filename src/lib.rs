@@ -44,8 +44,8 @@
 //! - **Stop by starvation.** Sources stop, and each later stage ends when its input closes.
 //! - **A reload is a transaction.** Everything is loaded, checked and built, then replaced; a failure
 //!   keeps what runs.
-//! - **A watchdog tied to progress.** It is fed only while each stage moves or is idle by right, and the
-//!   store answers.
+//! - **A watchdog tied to progress.** It is fed only while each stage moves, which it does each second unless it
+//!   waits for the store, and the store answers. A thread of its own watches the runtime.
 //!
 //! # Bounds
 //!

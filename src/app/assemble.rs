@@ -1,8 +1,10 @@
 //! The second half of a start: every part is built on the open store and connected with the others.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
@@ -16,6 +18,8 @@ use super::witness::{self, Watched};
 use crate::config::{LoadOptions, Loaded};
 use crate::health::view::View;
 use crate::health::wear::{REMEMBERED_AS, Wear};
+use crate::lifecycle::blackbox::What;
+use crate::lifecycle::sentinel::Sentinel;
 use crate::lifecycle::systemd;
 use crate::lifecycle::watchdog::{Check, Progress, Watchdog};
 use crate::store::{self, Store};
@@ -29,6 +33,8 @@ pub struct Agent {
     store_counters: Arc<store::Counters>,
     /// Every stage.
     pub checks: Vec<Check>,
+    /// Where a service manager waits for pings.
+    _sentinel: Option<Sentinel>,
     pub taken_in: Arc<pipeline::Counters>,
 }
 
@@ -73,6 +79,7 @@ pub async fn connect(material: Material<'_>, tasks: &mut Tasks) -> anyhow::Resul
     let upload_progress = Arc::new(Progress::default());
     let mut checks = parts.progress.to_vec();
     checks.push(("uploader", upload_progress.clone()));
+    checks.push(("health server", front.serving.clone()));
     let (cloud, cloud_receiver) = watch::channel(config.cloud.clone());
 
     let Parts { store, store_end, sources, plans, counters, privacy_counters, progress: _ } = parts;
@@ -105,8 +112,12 @@ pub async fn connect(material: Material<'_>, tasks: &mut Tasks) -> anyhow::Resul
     );
     let store_counters = store.counters().clone();
     look_on(tasks, wear, store.clone(), place, watched);
+    let sentinel = systemd::watchdog_interval()
+        .map(|interval| watch_the_runtime(interval, watchdog.beat.clone(), checks.clone(), place))
+        .transpose()
+        .context("cannot start the thread that watches the runtime")?;
     watch_over(tasks, watchdog, store, &checks);
-    Ok(Agent { reloader, store_end, store_counters, checks, taken_in: counters })
+    Ok(Agent { reloader, store_end, store_counters, checks, _sentinel: sentinel, taken_in: counters })
 }
 
 /// Starts what only looks on and writes down.
@@ -131,6 +142,26 @@ fn watch_over(tasks: &mut Tasks, watchdog: Watchdog, store: Store, checks: &[Che
         watch.await;
         anyhow::Ok(())
     });
+}
+
+fn watch_the_runtime(
+    interval: Duration,
+    beat: Arc<Progress>,
+    checks: Vec<Check>,
+    place: &Place,
+) -> io::Result<Sentinel> {
+    let blackbox = place.blackbox.clone();
+    Sentinel::start(beat, interval, move |stuck_for| {
+        let seconds = stuck_for.as_secs();
+        let stages = witness::stages(&checks);
+        blackbox.record(What::Stuck, &format!("the runtime has not moved for {seconds} s; {stages}"));
+        tracing::error!(
+            stage = "runtime",
+            stuck_for_seconds = seconds,
+            stages,
+            "the runtime stands still; the service manager is no longer pinged and will restart the agent"
+        );
+    })
 }
 
 /// A disk in trouble is waited out, so a store that tries again counts as alive while it moves, and so do

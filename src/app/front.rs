@@ -32,6 +32,8 @@ pub struct Front {
     pub configured: watch::Sender<Configured>,
     /// Moves while the store is being opened.
     pub opening: Arc<Progress>,
+    /// Moves while the health page is served.
+    pub serving: Arc<Progress>,
     /// What the health page shows, replaced once there is more to show.
     views: watch::Sender<Arc<View>>,
 }
@@ -60,7 +62,7 @@ impl Front {
             host: Arc::new(Host::new(loaded.config.store.state_dir.clone())),
         };
         let views = watch::Sender::new(Arc::new(view));
-        (Self { notifier, phase, configured, opening, views }, watchdog)
+        (Self { notifier, phase, configured, opening, serving: Arc::default(), views }, watchdog)
     }
 
     /// What the health page shows now.
@@ -137,14 +139,14 @@ impl Front {
         let settings = config.health.clone();
         let listener = handed_over.pop().map(|named| TcpListener::from_std(named.listener)).transpose();
         let listener = listener.context("cannot listen on the socket of the service manager")?;
-        let views = self.views.subscribe();
+        let (views, serving) = (self.views.subscribe(), self.serving.clone());
         supervisor.spawn("health server", async move {
             let listener = match listener {
                 Some(listener) => Some(listener),
                 None => server::bind_retrying(&settings, &stop).await,
             };
             if let Some(listener) = listener {
-                server::serve(listener, views, stop).await;
+                server::serve(listener, views, &serving, stop).await;
             }
             anyhow::Ok(())
         });

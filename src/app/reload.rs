@@ -1,6 +1,7 @@
 //! Reload as a transaction: load, check and build everything, then replace what changed. A failure
 //! keeps the running configuration.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -9,9 +10,12 @@ use tokio::sync::{mpsc, watch};
 use super::front::Front;
 use super::parts::{plan, policy_loaded};
 use super::sources::Sources;
+use super::witness::refusal;
 use crate::adapter;
+use crate::clock;
 use crate::config::{Config, LoadOptions, Loaded, ReloadPlan, diff, load};
-use crate::health::view::{Configured, PrivacySummary};
+use crate::health::view::{Configured, PrivacySummary, Reload};
+use crate::lifecycle::outcome::Outcomes;
 use crate::lifecycle::supervisor::Supervisor;
 use crate::lifecycle::systemd::Notifier;
 use crate::pipeline::Plan;
@@ -29,6 +33,8 @@ pub struct Reloader {
     cloud: watch::Sender<upload::Settings>,
     store: Store,
     configured: watch::Sender<Configured>,
+    outcomes: Outcomes,
+    last: Option<Reload>,
 }
 
 impl Reloader {
@@ -44,18 +50,22 @@ impl Reloader {
         store: Store,
     ) -> Self {
         let (notifier, configured) = (front.notifier.clone(), front.configured.clone());
-        Self { running, options, log, notifier, sources, plans, cloud, store, configured }
+        let outcomes = outcomes(&running);
+        let last = None;
+        Self { running, options, log, notifier, sources, plans, cloud, store, configured, outcomes, last }
     }
 
     /// The STATUS line of `systemctl status`.
     pub fn status(&self) -> String {
-        let config = &self.running.config;
+        let Loaded { config, files, .. } = &self.running;
         let delivery = if config.cloud.enabled { "on" } else { "off" };
-        format!(
-            "running: {} sources, {} rules, delivery {delivery}",
-            config.sources.len(),
-            config.rules.len()
-        )
+        let (sources, rules) = (config.sources.len(), config.rules.len());
+        let refused = match &self.last {
+            Some(Reload { applied: false, .. }) => "; the last reload was refused",
+            _ => "",
+        };
+        let files = names(files);
+        format!("running: {sources} sources, {rules} rules, delivery {delivery}; from {files}{refused}")
     }
 
     /// Starts every configured source.
@@ -72,16 +82,9 @@ impl Reloader {
     pub async fn reload(&mut self, supervisor: &mut Supervisor) -> anyhow::Result<()> {
         self.notifier.reloading();
         let applied = self.apply(supervisor).await;
-        match &applied {
-            Ok(()) => self.notifier.ready(&self.status()),
-            Err(error) => {
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    "the reload was refused; the old configuration runs on"
-                );
-                self.notifier.ready(&format!("{}; the last reload was refused", self.status()));
-            }
-        }
+        self.last = Some(note(&mut self.outcomes, &applied));
+        self.publish();
+        self.notifier.ready(&self.status());
         applied
     }
 
@@ -116,12 +119,40 @@ impl Reloader {
             "reloaded"
         );
         self.running = loaded;
-        self.publish();
         Ok(())
     }
 
     fn publish(&self) {
-        self.configured.send_replace(configured(&self.running, self.sources.statuses()));
+        let configured = configured(&self.running, self.sources.statuses());
+        self.configured.send_replace(Configured { last_reload: self.last.clone(), ..configured });
+    }
+}
+
+/// Where this process leaves what came of its reloads.
+pub fn outcomes(loaded: &Loaded) -> Outcomes {
+    let runtime_dirs = std::env::var("RUNTIME_DIRECTORY").ok();
+    Outcomes::new(runtime_dirs.as_deref(), &loaded.config.store.state_dir)
+}
+
+/// Tells the log, whoever waits for the outcome, and the health page what came of a reload.
+pub fn note(outcomes: &mut Outcomes, applied: &anyhow::Result<()>) -> Reload {
+    let reason = applied.as_ref().err().map(|error| format!("{error:#}"));
+    if let Some(error) = &reason {
+        tracing::error!(error, "the reload was refused; the old configuration runs on");
+    }
+    if let Err(error) = outcomes.note(reason.as_deref()) {
+        tracing::warn!(%error, "what came of the reload cannot be noted; who waits for it is not answered");
+    }
+    let reason = applied.as_ref().err().map(refusal);
+    Reload { time: clock::unix_seconds(), applied: reason.is_none(), reason }
+}
+
+/// The main file, and how many are merged over it.
+fn names(files: &[PathBuf]) -> String {
+    let Some(main) = files.first() else { return "without a file".to_owned() };
+    match files.len() - 1 {
+        0 => main.display().to_string(),
+        more => format!("{} and {more} more", main.display()),
     }
 }
 
@@ -154,6 +185,7 @@ pub fn configured(loaded: &Loaded, sources: Vec<Arc<adapter::Status>>) -> Config
     let Loaded { config, files, .. } = loaded;
     let owned = |patterns: &mut dyn Iterator<Item = &str>| patterns.map(str::to_owned).collect();
     Configured {
+        last_reload: None,
         config_file: files.first().map(|file| file.display().to_string()).unwrap_or_default(),
         devices: config.devices,
         sources,

@@ -9,11 +9,13 @@ use tokio_util::sync::CancellationToken;
 use super::front::Front;
 use super::opening::Opened;
 use super::place::Place;
-use super::reload::{Successor, configured};
+use super::reload::{Successor, configured, note, outcomes};
 use super::stop::Tasks;
 use super::{waiting, witness};
 use crate::config::{LoadOptions, Loaded};
+use crate::health::view::Configured;
 use crate::lifecycle::blackbox::What;
+use crate::lifecycle::outcome::Outcomes;
 use crate::lifecycle::watchdog::Watchdog;
 use crate::logging;
 
@@ -48,6 +50,7 @@ impl Startup<'_> {
         let mut fed = pin!(front.keep_alive(watchdog, tasks.egress.clone()));
         let mut wanted = pin!(front.is_wanted());
         let mut is_served = false;
+        let mut outcomes = outcomes(&self.loaded);
         let opened = loop {
             tokio::select! {
                 () = signals.as_mut() => {}
@@ -58,7 +61,7 @@ impl Startup<'_> {
                     is_served = true;
                 }
                 () = async { front.until_held().await; reload.notified().await } => {
-                    self.reload();
+                    self.reload(&mut outcomes);
                     retry.notify_one();
                 }
                 error = tasks.failed() => return Err(error),
@@ -72,26 +75,27 @@ impl Startup<'_> {
     }
 
     /// Loads the configuration anew for the start that is to come, or keeps the one there is and says why.
-    fn reload(&mut self) {
+    fn reload(&mut self, outcomes: &mut Outcomes) {
         self.front.notifier.reloading();
-        let refused = match Successor::load(&self.loaded.config, self.options) {
-            Ok(Successor { loaded, .. }) => {
+        let applied =
+            Successor::load(&self.loaded.config, self.options).map(|Successor { loaded, .. }| {
                 self.log.reload(loaded.config.logging);
-                self.front.configured.send_replace(configured(&loaded, Vec::new()));
                 self.loaded = loaded;
                 tracing::info!("reloaded before the store is open; that is tried again now");
+            });
+        let refused = match &applied {
+            Ok(()) => {
                 self.place.blackbox.record(What::Reloaded, "");
                 ""
             }
             Err(error) => {
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    "the reload was refused; the old configuration runs on"
-                );
-                self.place.blackbox.record(What::ReloadRefused, &witness::refusal(&error));
+                self.place.blackbox.record(What::ReloadRefused, &witness::refusal(error));
                 "; the last reload was refused"
             }
         };
+        let last_reload = Some(note(outcomes, &applied));
+        let configured = Configured { last_reload, ..configured(&self.loaded, Vec::new()) };
+        self.front.configured.send_replace(configured);
         self.front.notifier.ready(&format!("{}{refused}", self.front.status()));
     }
 }

@@ -2,6 +2,7 @@
 
 mod blackbox;
 mod check;
+mod reload;
 mod store;
 
 use std::path::PathBuf;
@@ -31,6 +32,8 @@ pub const EXIT_CONFIG: u8 = 78;
       read every polled device once, store, try one delivery, exit
   pyv-edge-agent check --config edge_config.toml
       say everything that is wrong with a configuration
+  pyv-edge-agent reload
+      have the running agent load its configuration anew; fails when that is refused
   pyv-edge-agent store check --config edge_config.toml
       say whether the database is whole
   pyv-edge-agent blackbox --last 20
@@ -59,6 +62,8 @@ struct Arguments {
 enum Command {
     /// Check a configuration and say everything that is wrong with it, without running anything.
     Check,
+    /// Have the running agent load its configuration anew, and say what came of it.
+    Reload(reload::Arguments),
     /// Print the black box: the last that happened to the agent, the newest last.
     Blackbox(blackbox::Arguments),
     /// Look at the database, or mend it.
@@ -71,6 +76,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let code = match arguments.command {
         Some(Command::Check) => check::run(arguments.config),
+        Some(Command::Reload(what)) => reload::run(arguments.config, &what),
         Some(Command::Blackbox(what)) => blackbox::run(arguments.config, what),
         Some(Command::Store(command)) => store::run(arguments.config, command),
         None => run(arguments.config, arguments.once),

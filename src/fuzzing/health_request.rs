@@ -46,6 +46,7 @@ fn check(answer: &Answer) {
 fn view() -> View {
     let configured = Configured {
         config_file: "config.toml".to_owned(),
+        last_reload: None,
         devices: 1,
         sources: Vec::new(),
         cloud_enabled: true,

@@ -12,7 +12,7 @@ pub mod wear;
 
 use std::net::IpAddr;
 
-pub use view::{Configured, Phase, PrivacySummary, View};
+pub use view::{Configured, Phase, PrivacySummary, Reload, View};
 
 /// `[health]`.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::delivery;
 use super::host::Sample;
-use super::view::{Assessment, Configured, Phase, View, state_name};
+use super::view::{Assessment, Configured, Phase, Reload, View, state_name};
 use super::wear::Written;
 use crate::adapter::{self, State};
 use crate::lifecycle::blackbox::Previous;
@@ -53,6 +53,7 @@ struct Agent {
     rule_errors: u64,
     version: &'static str,
     config_file: String,
+    last_reload: Option<Reload>,
     previous_run: Option<Previous>,
 }
 
@@ -194,6 +195,7 @@ impl Agent {
             rule_errors: view.pipeline.rule_errors.load(Relaxed),
             version: env!("CARGO_PKG_VERSION"),
             config_file: configured.config_file.clone(),
+            last_reload: configured.last_reload.clone(),
             previous_run: view.previous.clone(),
         }
     }

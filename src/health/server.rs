@@ -16,13 +16,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet, yield_now};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Settings;
 use super::pace::Pace;
 use super::routes;
 use super::view::View;
+use crate::clock;
+use crate::lifecycle::hang;
+use crate::lifecycle::watchdog::Progress;
 
 /// Binds the configured address; while that fails (the port is taken, the address is not there yet)
 /// it tries again with backoff. `None` when `stop` is cancelled first.
@@ -57,13 +60,27 @@ pub async fn bind_retrying(settings: &Settings, stop: &CancellationToken) -> Opt
 /// Serves the newest of `views` until `stop` is cancelled; open connections are then dropped. When all places are taken,
 /// a new client gets that of the connection which has been without a request for the longest time,
 /// so that clients which only hold connections cannot lock a probe out.
-pub async fn serve(listener: TcpListener, views: watch::Receiver<Arc<View>>, stop: CancellationToken) {
+///
+/// `progress` is stamped each second.
+pub async fn serve(
+    listener: TcpListener,
+    views: watch::Receiver<Arc<View>>,
+    progress: &Progress,
+    stop: CancellationToken,
+) {
     let mut server = Server::new(views);
     let mut accepts = Pace::new(ACCEPT_INTERVAL, ACCEPT_BURST, Instant::now());
     let mut failure = None;
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        hang::point("health server").await;
         let accepted = tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
+            _ = tick.tick() => {
+                progress.moved(clock::since_boot());
+                continue;
+            }
             Some(ended) = server.tasks.join_next_with_id() => {
                 let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
                 server.places.retain(|place| place.abort.id() != id);
@@ -83,12 +100,13 @@ pub async fn serve(listener: TcpListener, views: watch::Receiver<Arc<View>>, sto
                 // Without a pause EMFILE would spin: the connection stays in the backlog.
                 let delay = note_failure(&mut failure, &error);
                 tokio::select! {
-                    () = stop.cancelled() => return,
+                    () = stop.cancelled() => break,
                     () = sleep(delay) => {}
                 }
             }
         }
     }
+    progress.idle();
 }
 
 /// Cancel-safe.
@@ -250,6 +268,9 @@ const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 const HEADER_BYTES_MAX: usize = 8 * 1024;
 
 const HEADERS_MAX: usize = 64;
+
+/// How often the server says that it lives.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Connections beyond a burst: 200 a second.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(5);

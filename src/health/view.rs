@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::sync::watch;
 
 use super::delivery;
@@ -31,6 +32,8 @@ pub enum Phase {
 #[derive(Clone, Debug, Default)]
 pub struct Configured {
     pub config_file: String,
+    /// `None` before the first reload.
+    pub last_reload: Option<Reload>,
     /// Entries of `sensors.devices`.
     pub devices: usize,
     pub sources: Vec<Arc<adapter::Status>>,
@@ -38,6 +41,17 @@ pub struct Configured {
     /// As configured; credentials in it are not shown.
     pub endpoint: String,
     pub privacy: PrivacySummary,
+}
+
+/// What came of a reload.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Reload {
+    /// Unix seconds UTC.
+    pub time: f64,
+    pub applied: bool,
+    /// Why not, without what stands in the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// What the privacy firewall does, without saying to what values.
@@ -224,6 +238,7 @@ pub(super) mod tests {
         let phase = watch::Sender::new(Phase::Running);
         let configured = watch::Sender::new(Configured {
             config_file: "/etc/agent.toml".to_owned(),
+            last_reload: None,
             devices: 1,
             sources: vec![source],
             cloud_enabled: true,

@@ -86,6 +86,33 @@ impl StateLock {
     }
 }
 
+/// The process that uses `state_dir` now; `None` when there is none. Takes no lock itself: a start that met it would
+/// take us for another agent.
+///
+/// # Errors
+///
+/// The lock cannot be looked at.
+pub fn holder(state_dir: &Path) -> io::Result<Option<u32>> {
+    let mut file = match File::open(state_dir.join(FILE_NAME)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let inode = file.metadata()?.ino();
+    let Some(pid) = read_pid(&mut file) else { return Ok(None) };
+    let locks = fs::read_to_string("/proc/locks")?;
+    Ok(locks.lines().any(|line| is_lock(line, pid, inode)).then_some(pid))
+}
+
+/// Whether a line of /proc/locks (proc_locks(5)) is `pid`'s flock of `inode`. The device is left out: some file
+/// systems show another one there.
+fn is_lock(line: &str, pid: u32, inode: u64) -> bool {
+    let mut words = line.split_ascii_whitespace().skip(1);
+    let mut next = || words.next().unwrap_or_default();
+    let (kind, _advisory, _write, owner, file) = (next(), next(), next(), next(), next());
+    let found = file.rsplit(':').next();
+    kind == "FLOCK" && owner.parse() == Ok(pid) && found.is_some_and(|found| found.parse() == Ok(inode))
+}
+
 fn write_pid(file: &mut File) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
@@ -117,7 +144,9 @@ mod tests {
         let message = StateLock::take(&state_dir).unwrap_err().to_string();
         assert!(message.contains(&state_dir.display().to_string()), "{message}");
         assert!(message.contains(&format!("(pid {})", std::process::id())), "{message}");
+        assert_eq!(holder(&state_dir).unwrap(), Some(std::process::id()));
         drop(first);
+        assert_eq!(holder(&state_dir).unwrap(), None);
         StateLock::take(&state_dir).unwrap();
     }
 

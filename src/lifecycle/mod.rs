@@ -2,9 +2,12 @@
 //! and the black box.
 
 pub mod blackbox;
+pub mod hang;
 pub mod listen_fds;
 pub mod lock;
+pub mod outcome;
 pub mod restart;
+pub mod sentinel;
 pub mod signals;
 pub mod supervisor;
 pub mod systemd;

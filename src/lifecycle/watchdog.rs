@@ -49,7 +49,7 @@ pub type Check = (&'static str, Arc<Progress>);
 pub enum Verdict {
     #[default]
     Alive,
-    /// This stage has had work without moving for longer than the interval.
+    /// This stage has not moved for longer than half the interval.
     Stuck { stage: &'static str, stuck_for: Duration },
 }
 
@@ -68,9 +68,12 @@ impl fmt::Display for Verdict {
 #[derive(Debug)]
 pub struct Watchdog {
     pub notifier: Notifier,
-    /// Pings go out at half of this; a stage that stands still for longer is stuck.
+    /// Pings go out at a quarter of this. A stage that stands still for longer than half of it is stuck, so that
+    /// there is time left to say which.
     pub interval: Duration,
     pub checks: Vec<Check>,
+    /// Moves with each look, for [`super::sentinel`].
+    pub beat: Arc<Progress>,
     /// For the health page.
     pub verdict: watch::Sender<Verdict>,
 }
@@ -80,7 +83,7 @@ impl Watchdog {
     /// still serves the health page.
     pub fn new(notifier: Notifier, interval: Option<Duration>, checks: Vec<Check>) -> Self {
         let interval = interval.unwrap_or(INTERVAL_DEFAULT);
-        Self { notifier, interval, checks, verdict: watch::Sender::default() }
+        Self { notifier, interval, checks, beat: Arc::default(), verdict: watch::Sender::default() }
     }
 
     /// Pings the service manager until `stop`, but only while no stage is stuck and `ping_store`
@@ -90,15 +93,16 @@ impl Watchdog {
         let mut current = Verdict::Alive;
         let mut watch = pin!(async {
             loop {
+                self.beat.moved(clock::since_boot());
                 let answered = self.ask(&ping_store, &store).await;
                 let verdict = judge(&self.checks, &store, clock::since_boot(), self.interval);
                 self.announce(current, verdict);
                 current = verdict;
                 if answered && verdict == Verdict::Alive {
                     self.notifier.watchdog();
-                    sleep(self.interval / 2).await;
+                    sleep(self.interval / 4).await;
                 } else {
-                    // Half an interval is gone already: what recovers now must be in time.
+                    // Up to half an interval is gone already: what recovers now must be in time.
                     sleep(self.interval / 8).await;
                 }
             }
@@ -107,6 +111,7 @@ impl Watchdog {
             () = stop.cancelled() => {}
             () = &mut watch => {}
         }
+        self.beat.idle();
     }
 
     /// Whether the store answered in time. Its stamp stays at the first ping it left open.
@@ -141,12 +146,12 @@ impl Watchdog {
     }
 }
 
-/// The stage that has stood still the longest, when that is longer than `interval`.
+/// The stage that has stood still the longest, when that is longer than half of `interval`.
 fn judge(checks: &[Check], store: &Progress, since_boot: Duration, interval: Duration) -> Verdict {
     let stages = checks.iter().map(|(stage, progress)| (*stage, &**progress)).chain([("store", store)]);
     stages
         .filter_map(|(stage, progress)| Some((stage, progress.stuck_for(since_boot)?)))
-        .filter(|(_, stuck_for)| *stuck_for > interval)
+        .filter(|(_, stuck_for)| *stuck_for > interval / 2)
         .max_by_key(|(_, stuck_for)| *stuck_for)
         .map_or(Verdict::Alive, |(stage, stuck_for)| Verdict::Stuck { stage, stuck_for })
 }
@@ -181,7 +186,7 @@ mod tests {
     #[test]
     fn a_stage_is_alive_while_it_is_idle_or_moved_within_the_interval() {
         assert_eq!(verdict(&[], 1000), Verdict::Alive);
-        assert_eq!(verdict(&[check("pipeline", None), check("uploader", Some(970))], 1000), Verdict::Alive);
+        assert_eq!(verdict(&[check("pipeline", None), check("uploader", Some(985))], 1000), Verdict::Alive);
         // A stamp from the future is no reason to kill anything.
         assert_eq!(verdict(&[check("pipeline", Some(2000))], 1000), Verdict::Alive);
     }
@@ -198,7 +203,7 @@ mod tests {
     fn a_store_that_leaves_a_ping_open_is_stuck_as_well() {
         let store = Progress::default();
         store.moved(Duration::from_secs(100));
-        let now = Duration::from_secs(131);
+        let now = Duration::from_secs(116);
         assert!(matches!(judge(&[], &store, now, INTERVAL), Verdict::Stuck { stage: "store", .. }));
     }
 
@@ -236,10 +241,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_manager_is_pinged_at_half_the_interval() {
+    async fn the_manager_is_pinged_at_a_quarter_of_the_interval() {
         let (run, _verdict) = Run::start(vec![check("pipeline", None)], true, INTERVAL);
-        // At 0, 15, 30 and 45 s.
-        sleep(Duration::from_secs(59)).await;
+        // At 0, 7.5, 15 and 22.5 s.
+        sleep(Duration::from_secs(29)).await;
         assert_eq!(run.pings(), 4);
         assert_eq!(run.tasks.len(), 1);
     }

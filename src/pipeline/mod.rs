@@ -25,6 +25,7 @@ pub use self::stages::{Plan, Stages};
 pub use self::timekeeper::Standing;
 use self::timekeeper::Timekeeper;
 use crate::clock;
+use crate::lifecycle::hang;
 use crate::lifecycle::watchdog::Progress;
 use crate::reading::Batch;
 use crate::store::{Closed, Staged, Store};
@@ -87,9 +88,11 @@ pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
             armed = true;
         }
         if !is_due {
-            // Waiting for input or for the commit interval is no standstill; waiting for the store is.
-            progress.idle();
+            // At each turn, and the tick brings one a second. Only while it waits for the store there is none.
+            progress.moved(clock::since_boot());
         }
+        hang::point("pipeline").await;
+        hang::block("runtime");
         counters.buffer_count.store(u64::from(staged.items()), Relaxed);
         tokio::select! {
             biased;
@@ -99,7 +102,6 @@ pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
             }
             batch = batches.recv(), if !is_due => {
                 let Some(batch) = batch else { break };
-                progress.moved(clock::since_boot());
                 keeper.look(false, &mut stages, &mut staged, &counters);
                 take_in(batch, &keeper.standing(), &mut stages, &mut staged, &mut gather, &counters);
                 for _ in 1..BATCHES_PER_TURN_MAX {

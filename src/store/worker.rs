@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::mark::Correction;
 use crate::clock::{Clocks, OfMachine};
+use crate::lifecycle::hang;
 use crate::lifecycle::watchdog::Progress;
 use crate::privacy::audit;
 
@@ -339,6 +340,7 @@ impl Worker {
         }
         while let Some(command) = self.next_command(&mut commands)? {
             self.progress.moved(self.clocks.since_boot());
+            hang::block("store");
             let mut group = Group::default();
             group.add(command);
             for _ in 1..COMMANDS_MAX {

@@ -1,5 +1,6 @@
 //! The uploader itself: [`run`] as a service, [`once`] for a single pass.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::phase::Phase;
 use super::step_back::StepBack;
 use super::{Queue, QueueClosed, Settings, Status, Surroundings};
 use crate::clock;
+use crate::lifecycle::hang;
 use crate::lifecycle::watchdog::Progress;
 use crate::store::{AVOID_MAX, FrozenBatch, Pending, Want};
 
@@ -155,12 +157,21 @@ impl<Q: Queue> Uploader<Q> {
             } else {
                 self.delivery.report.switched_off();
             }
-            self.progress.idle();
-            tokio::select! {
-                () = self.stop.cancelled() => {}
-                () = changed(&mut self.settings) => {}
-                open = self.pending.changed() => open.map_err(|_| QueueClosed)?,
-                () = until(due) => {}
+            let mut due = pin!(until(due));
+            let mut tick = interval(LOOK_EVERY);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                hang::point("uploader").await;
+                tokio::select! {
+                    () = self.stop.cancelled() => break,
+                    () = changed(&mut self.settings) => break,
+                    open = self.pending.changed() => {
+                        open.map_err(|_| QueueClosed)?;
+                        break;
+                    }
+                    () = &mut due => break,
+                    _ = tick.tick() => self.progress.moved(clock::since_boot()),
+                }
             }
         }
     }
@@ -295,7 +306,6 @@ impl<Q: Queue> Uploader<Q> {
 
     /// Leaves the endpoint alone until then, or until something changed that may help.
     async fn wait(&mut self, until: Instant, for_clock: bool) -> Mode {
-        self.progress.idle();
         let mut tick = interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -304,6 +314,7 @@ impl<Q: Queue> Uploader<Q> {
                 () = sleep_until(until) => return Mode::Idle,
                 () = changed(&mut self.settings) => return Mode::Idle,
                 _ = tick.tick() => {
+                    self.progress.moved(clock::since_boot());
                     if for_clock && (self.delivery.clock_is_set)() {
                         return Mode::Idle;
                     }

@@ -10,7 +10,7 @@ use pyvorin_edge::health::host::Host;
 use pyvorin_edge::health::server::{bind_retrying, serve};
 use pyvorin_edge::health::wear::{self, Wear};
 use pyvorin_edge::health::{Configured, Phase, PrivacySummary, Settings, View};
-use pyvorin_edge::lifecycle::watchdog::Verdict;
+use pyvorin_edge::lifecycle::watchdog::{Progress, Verdict};
 use pyvorin_edge::reading::Refusal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -39,6 +39,7 @@ impl Agent {
         let verdict = watch::Sender::default();
         let configured = watch::Sender::new(Configured {
             config_file: "edge.toml".to_owned(),
+            last_reload: None,
             devices: 1,
             sources: vec![source],
             cloud_enabled: true,
@@ -63,7 +64,8 @@ impl Agent {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(listener, watch::channel(view.clone()).1, stop.clone()));
+        let (views, token) = (watch::channel(view.clone()).1, stop.clone());
+        tasks.spawn(async move { serve(listener, views, &Progress::default(), token).await });
         Self { address, view, phase, verdict, stop, tasks }
     }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::harness::cloud::Cloud;
 use crate::harness::daemon::{Daemon, EAGER_STORE, Home};
-use crate::harness::stored;
+use crate::harness::{soon, stored};
 use crate::http_ingest::Door;
 use crate::sources::exec;
 
@@ -20,6 +20,15 @@ async fn reload(daemon: &mut Daemon) -> String {
     let lines = daemon.lines_so_far();
     daemon.signal(Signal::HUP);
     daemon.says_any_after(lines, &["reloaded", "the reload was refused"]).await
+}
+
+/// Has `reload` ask, and returns its exit code and what it said.
+async fn ask(home: &Home) -> (Option<i32>, String) {
+    let mut command = home.command();
+    let state_dir = home.state_dir();
+    let output = command.arg("reload").arg("--state-dir").arg(state_dir).output();
+    let output = soon("the reload ends", output).await.unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
 fn sources(health: &Value) -> Vec<&str> {
@@ -58,6 +67,32 @@ async fn a_good_file_starts_what_is_new_stops_what_is_gone_and_leaves_the_rest_a
     daemon.notified("RELOADING=1").await;
     daemon.notified_times("READY=1", 2).await;
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn who_asks_for_a_reload_hears_what_came_of_it() {
+    let door = Door::new();
+    let home = Home::new(&format!("{}{RULE}", door.section()));
+    let daemon = home.start().await;
+    assert_eq!(ask(&home).await, (Some(0), String::new()));
+    home.configure("[[rules]]\nname = 'broken'\ncondition_expr = 'ctx.value >'\n[cloud]\nenabeld = true\n");
+    let (code, errors) = ask(&home).await;
+    assert_eq!(code, Some(78), "{errors}");
+    assert!(errors.contains("config.toml:3") && errors.contains("did you mean 'enabled'"), "{errors}");
+    home.configure(&format!("{}{RULE}[store]\nsize_max_mb = 512\n", door.section()));
+    let (code, errors) = ask(&home).await;
+    assert_eq!(code, Some(78), "{errors}");
+    assert!(errors.contains("store.size_max_mb cannot change while the agent runs"), "{errors}");
+    let last = &daemon.health().await["agent"]["last_reload"];
+    assert_eq!(last["applied"], false);
+    assert!(last["reason"].as_str().unwrap().contains("store.size_max_mb"), "{last}");
+    home.configure(&door.section());
+    assert_eq!(ask(&home).await.0, Some(0));
+    assert_eq!(daemon.health().await["agent"]["last_reload"]["applied"], true);
+    daemon.stop().await;
+    let (code, errors) = ask(&home).await;
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("no agent runs on"), "{errors}");
 }
 
 #[tokio::test]
@@ -142,6 +177,32 @@ async fn nothing_accepted_is_lost_by_reloads_in_full_flow() {
     }
     cloud.until_values(&(100..600).chain([100_005]).collect::<Vec<_>>()).await;
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn two_hundred_reloads_under_load_lose_nothing_and_repeat_nothing() {
+    let (cloud, door) = (Cloud::start().await, Door::new());
+    let config = |limit: u32| {
+        let rule = format!("[[rules]]\nname = 'r'\ncondition_expr = 'ctx.value > {limit}000000'\n");
+        format!("{}{rule}{}{EAGER_STORE}", door.section(), cloud.section())
+    };
+    let home = Home::new(&config(0));
+    let mut daemon = home.start().await;
+    door.open(&daemon).await;
+    for round in 1..=200_u32 {
+        let is_good = round % 2 == 0;
+        home.configure(&if is_good { config(round) } else { "[cloud]\nenabeld = 1\n".to_owned() });
+        let values = round * 5..round * 5 + 5;
+        let (_, outcome) = tokio::join!(door.post_values(values), reload(&mut daemon));
+        let expected = if is_good { "rules_changed=true" } else { "did you mean 'enabled'" };
+        assert!(outcome.contains(expected), "round {round}: {outcome}");
+    }
+    let values: Vec<_> = (5..1005).collect();
+    cloud.until_values(&values).await;
+    daemon.stop().await;
+    let mut delivered: Vec<_> = cloud.items().iter().filter_map(|item| item["value"].as_f64()).collect();
+    delivered.sort_by(f64::total_cmp);
+    assert_eq!(delivered, values.into_iter().map(f64::from).collect::<Vec<_>>());
 }
 
 #[tokio::test]
