@@ -49,7 +49,7 @@ async fn a_killed_run_is_told_from_one_that_was_stopped() {
     let run = ["start", "ready", "stopping", "stopped"].map(str::to_owned);
     assert_eq!(whats(&home).await, [&run[..2], &run, &run].concat());
     let stopping = &records(&home).await[4]["detail"];
-    assert!(stopping.as_str().unwrap().contains("uploader idle"), "{stopping}");
+    assert!(stopping.as_str().unwrap().contains("uploader moved"), "{stopping}");
 }
 
 #[tokio::test]

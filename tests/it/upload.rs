@@ -20,7 +20,7 @@ use crate::harness::endpoint::receiver::certificates::Usage;
 use crate::harness::endpoint::{Endpoint, Pki};
 use crate::harness::log;
 use crate::harness::model_queue::ModelQueue;
-use crate::harness::soon;
+use crate::harness::{soon, until};
 
 /// An uploader at work on `queue`; dropping it is a crash.
 pub struct Uploader {
@@ -481,20 +481,21 @@ async fn an_attempt_under_way_at_stop_gets_a_short_grace_and_its_batch_stays() {
 }
 
 #[tokio::test]
-async fn status_counts_what_was_delivered_and_the_stage_is_idle_afterwards() {
+async fn status_counts_what_was_delivered_and_the_stage_moves_while_it_waits() {
     let pki = Pki::new();
     let endpoint = Endpoint::start(&pki, Behaviour::default()).await;
     let queue = ModelQueue::new();
     queue.add(Lane::Telemetry, 25);
     let uploader = Uploader::start(&queue, settings(&pki, &endpoint));
     queue.emptied().await;
-    soon("the last delivery is counted and the uploader waits", async {
-        let waits = || uploader.progress.stuck_for(Duration::MAX).is_none();
-        while uploader.status.items_delivered.load(Relaxed) < 25 || !waits() {
-            tokio::task::yield_now().await;
-        }
+    until("the last delivery is counted", async || {
+        (uploader.status.items_delivered.load(Relaxed) == 25).then_some(())
     })
     .await;
+    // Falls with each stamp.
+    let since = || uploader.progress.stuck_for(Duration::MAX);
+    let before = since();
+    until("the waiting uploader moves", async || (since() < before).then_some(())).await;
     let last = uploader.status.last();
     assert_eq!(uploader.status.batches_delivered.load(Relaxed), 3);
     assert_eq!(uploader.status.items_today(last.delivered_at), 25);
