@@ -1,20 +1,24 @@
-//! Logs: text or JSON on standard error, with journald's priorities when systemd reads them.
+//! Logs: text or JSON on standard error; under systemd entries for journald with priority and fields.
 //!
 //! Level and format change while the agent runs. At `trace` the libraries speak too, and what they
 //! say may quote requests; at every other level only their warnings and errors pass.
 
 mod format;
+mod journal;
+mod pace;
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 
 use tracing::level_filters::LevelFilter;
-use tracing::{Metadata, Subscriber};
+use tracing::{Dispatch, Metadata, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
 
+use self::journal::Journal;
+use self::pace::Paces;
 use crate::lifecycle::supervisor::panic_message;
 
 /// `[logging]`.
@@ -66,8 +70,19 @@ pub struct AlreadySet;
 ///
 /// [`AlreadySet`]: a mistake in this program.
 pub fn init(settings: Settings) -> Result<Handle, AlreadySet> {
-    let (subscriber, handle) = subscriber(settings, Output::of_stderr(), io::stderr);
-    tracing::subscriber::set_global_default(subscriber).map_err(|_| AlreadySet)?;
+    let output = Output::of_stderr();
+    let journal = (output.to == To::JournalByLine).then(Journal::connect).and_then(Result::ok);
+    let set = |dispatch: Dispatch| tracing::dispatcher::set_global_default(dispatch).map_err(|_| AlreadySet);
+    let handle = match journal {
+        Some(journal) => {
+            let (subscriber, handle) = subscriber(settings, output.natively(), move || journal.clone());
+            set(subscriber.into()).map(|()| handle)
+        }
+        None => {
+            let (subscriber, handle) = subscriber(settings, output, io::stderr);
+            set(subscriber.into()).map(|()| handle)
+        }
+    }?;
     std::panic::set_hook(Box::new(|panic| {
         let message = panic_message(panic.payload());
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -77,11 +92,22 @@ pub fn init(settings: Settings) -> Result<Handle, AlreadySet> {
 }
 
 /// Who reads the log, as far as it decides how a line looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 struct Output {
-    /// journald: it wants `<priority>` in front, and stamps lines itself.
-    journal: bool,
+    to: To,
     colour: bool,
+    /// What journald calls us.
+    identifier: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum To {
+    #[default]
+    Elsewhere,
+    /// journald, by standard error: it wants `<priority>` in front, and stamps lines itself.
+    JournalByLine,
+    /// journald, by its own protocol.
+    Journal,
 }
 
 impl Output {
@@ -91,7 +117,16 @@ impl Output {
             .is_ok_and(|stat| is_journal(stream.as_deref(), stat.st_dev, stat.st_ino));
         // https://no-color.org: present and not empty.
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { journal, colour: !journal && !plain && io::stderr().is_terminal() }
+        let to = if journal { To::JournalByLine } else { To::Elsewhere };
+        let colour = !journal && !plain && io::stderr().is_terminal();
+        Self { to, colour, identifier: String::new() }
+    }
+
+    /// The same, by the protocol of journald.
+    fn natively(self) -> Self {
+        // Where it cannot be read, journald still knows the unit.
+        let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        Self { to: To::Journal, identifier: journal::identifier(&cgroup), ..self }
     }
 }
 
@@ -121,11 +156,12 @@ where
 struct Shared {
     level: AtomicU8,
     json: AtomicBool,
+    paces: Paces,
 }
 
 impl Shared {
     fn new(settings: Settings) -> Self {
-        let shared = Self { level: AtomicU8::new(0), json: AtomicBool::new(false) };
+        let shared = Self { level: AtomicU8::new(0), json: AtomicBool::new(false), paces: Paces::default() };
         shared.set(settings);
         shared
     }

@@ -71,7 +71,7 @@ fn failed(held: &mut Option<Held>, error: OpenError, trouble: Trouble, front: &F
     let held = held.get_or_insert_with(|| {
         tracing::error!(
             error = reason,
-            trouble = trouble.name(),
+            error_kind = trouble.name(),
             "the store cannot be opened yet: nothing is taken in, and it is tried again until it can"
         );
         place.blackbox.record(What::Begins, &format!("{CONDITION}: {reason}"));

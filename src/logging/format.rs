@@ -16,7 +16,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::{Output, Shared};
+use super::journal::Entry;
+use super::{Output, Shared, To};
 use crate::clock;
 use crate::reading::clip;
 
@@ -37,26 +38,72 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let level = *event.metadata().level();
+        let left_out = match self.admit(event) {
+            Some(left_out) => left_out,
+            None => return Ok(()),
+        };
         let mut found = Found::default();
         event.record(&mut found);
+        if left_out > 0 {
+            found.fields.push(("left_out", left_out.into()));
+        }
         let line = Line {
-            timestamp: (!self.output.journal).then(|| timestamp(clock::unix_seconds())),
+            timestamp: (self.output.to == To::Elsewhere).then(|| timestamp(clock::unix_seconds())),
             level: level.as_str(),
             target: event.metadata().target(),
             message: found.message,
             fields: Members(found.fields),
             spans: spans(context),
         };
-        if self.output.journal {
+        if self.output.to == To::Journal {
+            return self.write_entry(&mut writer, &line, level);
+        }
+        if self.output.to == To::JournalByLine {
             write!(writer, "<{}>", priority(level))?;
         }
-        if self.shared.json.load(Relaxed) {
-            writer.write_str(&serde_json::to_string(&line).map_err(|_| fmt::Error)?)?;
-        } else {
-            line.write_text(&mut writer, level, self.output)?;
-        }
+        self.write_line(&mut writer, &line, level)?;
         writer.write_char('\n')
     }
+}
+
+impl Lines {
+    /// Whether the event's place may write: with how many it left out before. Who looks for a fault wants everything.
+    fn admit(&self, event: &Event<'_>) -> Option<u64> {
+        if *event.metadata().level() > Level::INFO {
+            return Some(0);
+        }
+        self.shared.paces.admit(event.metadata().callsite(), clock::since_boot())
+    }
+
+    fn write_line(&self, writer: &mut Writer<'_>, line: &Line<'_>, level: Level) -> fmt::Result {
+        if self.shared.json.load(Relaxed) {
+            writer.write_str(&serde_json::to_string(line).map_err(|_| fmt::Error)?)
+        } else {
+            line.write_text(writer, level, &self.output)
+        }
+    }
+
+    fn write_entry(&self, writer: &mut Writer<'_>, line: &Line<'_>, level: Level) -> fmt::Result {
+        let mut message = String::new();
+        self.write_line(&mut Writer::new(&mut message), line, level)?;
+        let mut entry = Entry(writer);
+        entry.own("MESSAGE", &message)?;
+        entry.own("PRIORITY", &priority(level).to_string())?;
+        entry.own("SYSLOG_IDENTIFIER", &self.output.identifier)?;
+        entry.own("CODE_MODULE", line.target)?;
+        if !line.fields.0.iter().any(|(name, _)| *name == "stage") {
+            entry.member("stage", &stage(line.target).into())?;
+        }
+        for span in &line.spans {
+            span.fields.iter().try_for_each(|(name, value)| entry.member(name, value))?;
+        }
+        line.fields.0.iter().try_for_each(|(name, value)| entry.member(name, value))
+    }
+}
+
+/// The room that speaks: the second part of its module's path.
+fn stage(target: &str) -> &str {
+    target.split("::").nth(1).unwrap_or("app")
 }
 
 /// Keeps the fields of a span as JSON objects, so that either format can show them later.
@@ -112,14 +159,14 @@ impl Serialize for Members {
 }
 
 impl Line<'_> {
-    fn write_text(&self, writer: &mut Writer<'_>, level: Level, output: Output) -> fmt::Result {
+    fn write_text(&self, writer: &mut Writer<'_>, level: Level, output: &Output) -> fmt::Result {
         if let Some(timestamp) = &self.timestamp {
             write!(writer, "{timestamp} ")?;
         }
         // journald keeps the level as the priority, and people read it with `-p` and in colour.
         if output.colour {
             write!(writer, "\x1b[{}m{:>5}\x1b[0m ", colour(level), self.level)?;
-        } else if !output.journal {
+        } else if output.to == To::Elsewhere {
             write!(writer, "{:>5} ", self.level)?;
         }
         for span in &self.spans {
@@ -148,7 +195,7 @@ fn is_bare(text: &str) -> bool {
 }
 
 /// A line break must not begin a line without priority, and no escape sequence reaches a terminal.
-fn write_escaped(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
+pub(super) fn write_escaped(writer: &mut impl fmt::Write, text: &str) -> fmt::Result {
     for c in text.chars() {
         if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
             write!(writer, "{}", c.escape_default())?;

@@ -21,7 +21,8 @@ impl Write for Capture {
 
 const TEXT: Settings = Settings { level: Level::Info, format: Format::Text };
 const JSON: Settings = Settings { level: Level::Info, format: Format::Json };
-const JOURNAL: Output = Output { journal: true, colour: false };
+const JOURNAL: Output = Output { to: To::JournalByLine, colour: false, identifier: String::new() };
+const PLAIN: Output = Output { to: To::Elsewhere, colour: false, identifier: String::new() };
 
 /// The lines that `act` logs.
 fn log(settings: Settings, output: Output, act: impl FnOnce(&Handle)) -> Vec<String> {
@@ -35,7 +36,7 @@ fn log(settings: Settings, output: Output, act: impl FnOnce(&Handle)) -> Vec<Str
 
 #[test]
 fn a_text_line_has_time_level_message_and_fields() {
-    let lines = log(TEXT, Output::default(), |_| {
+    let lines = log(TEXT, PLAIN, |_| {
         tracing::info!(count = 3, source = "kitchen", reason = "no route to host", "connected");
     });
     let [line] = lines.as_slice() else { panic!("{lines:?}") };
@@ -72,7 +73,7 @@ fn a_line_break_cannot_escape_the_priority_nor_a_sequence_reach_the_terminal() {
 
 #[test]
 fn a_json_line_is_an_object_with_fields_and_spans() {
-    let lines = log(JSON, Output::default(), |_| {
+    let lines = log(JSON, PLAIN, |_| {
         let span = tracing::info_span!("source", name = "broker", topic = tracing::field::Empty);
         let _entered = span.enter();
         span.record("topic", "a/b");
@@ -134,7 +135,7 @@ fn a_writer_that_fails_is_no_panic() {
             Err(io::ErrorKind::BrokenPipe.into())
         }
     }
-    let (subscriber, _) = subscriber(TEXT, Output::default(), || Broken);
+    let (subscriber, _) = subscriber(TEXT, PLAIN, || Broken);
     tracing::subscriber::with_default(subscriber, || tracing::error!("lost"));
 }
 
@@ -154,6 +155,36 @@ fn the_journal_is_known_by_device_and_inode_of_our_own_stream() {
 
 #[test]
 fn colour_is_for_terminals() {
-    let lines = log(TEXT, Output { journal: false, colour: true }, |_| tracing::error!("hot"));
+    let lines = log(TEXT, Output { colour: true, ..PLAIN }, |_| tracing::error!("hot"));
     assert!(lines[0].contains("\x1b[31mERROR\x1b[0m hot"), "{}", lines[0]);
+}
+
+#[test]
+fn an_entry_for_journald_has_its_fields_apart_and_the_whole_line_as_its_message() {
+    let native = Output { to: To::Journal, colour: false, identifier: "pyvorin-edge@press".to_owned() };
+    let lines = log(TEXT, native, |_| {
+        tracing::warn!(batch_id = "b-1", error_kind = "end\npoint", attempts = 3, "delivery is in trouble");
+    });
+    let expected = [
+        r#"MESSAGE=delivery is in trouble batch_id=b-1 error_kind="end\npoint" attempts=3"#,
+        "PRIORITY=4",
+        "SYSLOG_IDENTIFIER=pyvorin-edge@press",
+        "CODE_MODULE=pyvorin_edge::logging::tests",
+        "PYVORIN_STAGE=logging",
+        "PYVORIN_BATCH_ID=b-1",
+        r"PYVORIN_ERROR_KIND=end\npoint",
+        "PYVORIN_ATTEMPTS=3",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn a_place_that_floods_the_log_is_cut_short_and_others_are_not() {
+    let lines = log(TEXT, PLAIN, |_| {
+        for _ in 0..1000 {
+            tracing::warn!("a flood");
+        }
+        tracing::warn!("another");
+    });
+    assert!(lines.len() < 210 && lines.last().unwrap().ends_with("another"), "{}", lines.len());
 }

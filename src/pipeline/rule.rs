@@ -190,7 +190,7 @@ impl Rule {
             if Trouble::met(&mut self.trouble, now) {
                 tracing::warn!(
                     rule = self.name(),
-                    class = error.class.name(),
+                    error_kind = error.class.name(),
                     column = error.column,
                     reason = %error.message,
                     "rule cannot judge a reading; its other readings and other rules go on"

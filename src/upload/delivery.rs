@@ -52,6 +52,23 @@ pub enum Next {
     Clock,
 }
 
+impl Next {
+    /// The kind of trouble, for the log.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Backoff(Blame::Endpoint) => "endpoint",
+            Self::Backoff(Blame::Batch) => "batch",
+            Self::Backoff(Blame::Pace) => "pace",
+            Self::Asked(_) => "retry_after",
+            Self::Slowest => HELD,
+            Self::Clock => "clock",
+        }
+    }
+}
+
+/// The kind of trouble in which a person has to act.
+pub const HELD: &str = "held";
+
 impl<Q: Queue> Delivery<Q> {
     pub fn new(queue: Q, status: Arc<Status>, surroundings: &Surroundings) -> Self {
         let wire = Arc::new(Wire::default());

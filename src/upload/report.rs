@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::delivery::HELD;
 use super::step_back::STUCK_MIN;
 use super::{Certificates, Status, budget, day_of};
 use crate::clock;
@@ -152,16 +153,18 @@ impl Report {
         }
     }
 
-    /// An attempt failed and the batch stays. `held` says that a person has to act.
-    pub fn failed(&mut self, reason: String, held: bool, now: Instant) {
+    /// An attempt failed and the batch stays.
+    pub fn failed(&mut self, batch_id: &str, reason: String, error_kind: &'static str, now: Instant) {
+        // A person has to act.
+        let held = error_kind == HELD;
         self.status.attempts_failed.fetch_add(1, Relaxed);
         let began = self.trouble.is_none();
         let trouble = self.trouble.get_or_insert(Trouble { since: now, attempts: 0, held });
         trouble.attempts += 1;
         if held && (began || !trouble.held) {
-            error!(reason, "delivery is held until a person acts; everything is kept");
+            error!(batch_id, error_kind, reason, "delivery is held until a person acts; everything is kept");
         } else if began {
-            warn!(reason, "delivery is in trouble; everything is kept and tried again");
+            warn!(batch_id, error_kind, reason, "delivery is in trouble; everything is kept and tried again");
         }
         // Once held, a line for each turn to another kind of trouble would be one too many.
         trouble.held |= held;
@@ -202,7 +205,7 @@ mod tests {
     fn a_delivery_ends_the_trouble_and_counts_for_today() {
         let status = Arc::new(Status::default());
         let mut report = Report::new(Arc::clone(&status));
-        report.failed("offline".to_owned(), false, Instant::now());
+        report.failed("b-1", "offline".to_owned(), "endpoint", Instant::now());
         assert_eq!(status.last().trouble.as_deref(), Some("offline"));
         report.delivered(3);
         report.delivered(4);

@@ -290,7 +290,7 @@ impl<Q: Queue> Uploader<Q> {
         if is_throttled && self.backlog_backoff.failures() < THROTTLED_MAX {
             report.throttled();
         } else {
-            report.failed(reason, matches!(next, Next::Slowest), now);
+            report.failed(&batch.batch_id, reason, next.kind(), now);
         }
         match next {
             Next::Backoff(Blame::Batch | Blame::Pace) if batch.backlog => {

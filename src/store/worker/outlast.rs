@@ -104,8 +104,8 @@ impl Worker {
         self.outage.failures += 1;
         if self.outage.since.is_none() {
             self.outage.since = Some(clock::since_boot());
-            let (error, trouble) = (Chain(&error), found.name());
-            tracing::error!(%error, trouble, "the disk takes nothing: what comes in waits until it does again");
+            let (error, error_kind) = (Chain(&error), found.name());
+            tracing::error!(%error, error_kind, "the disk takes nothing: what comes in waits until it does again");
         }
         self.counters.set_trouble(Some(found));
         if !trouble::leaves_connection_whole(&error) || self.roll_back().is_err() {
