@@ -102,9 +102,9 @@ impl<W: fmt::Write> Entry<'_, W> {
 
 /// What journald calls the agent: the name of its unit, so that instances keep apart, else the package's.
 pub(super) fn identifier(cgroup: &str) -> String {
-    let units =
-        cgroup.lines().flat_map(|line| line.split('/')).filter_map(|part| part.strip_suffix(".service"));
-    let unit = units.filter(|unit| unit.starts_with(IDENTIFIER)).last();
+    let parts = cgroup.lines().flat_map(|line| line.split('/'));
+    let unit =
+        parts.filter_map(|part| part.strip_suffix(".service")).rfind(|unit| unit.starts_with(IDENTIFIER));
     unit.unwrap_or(IDENTIFIER).to_owned()
 }
 
