@@ -21,6 +21,7 @@
 //! | [`lifecycle`] | signals, systemd, supervision, restarts, the watchdog, the lock, the black box |
 //! | [`config`] | files into values that are all usable, or every problem at once |
 //! | [`app`] | builds, connects, runs, reloads and drains all of them |
+//! | [`doctor`] | looks at the device and the service around the agent, and says what mends them |
 //! | [`cli`] | the command line and its exit codes |
 //! | [`reading`] | what moves through: readings in batches, priorities, receipts |
 //! | [`clock`], [`logging`], [`tls`] | the only place that reads the time; the log; TLS of clients |
@@ -93,6 +94,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod health;

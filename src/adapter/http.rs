@@ -54,6 +54,11 @@ pub struct Source {
 }
 
 impl Source {
+    /// What senders have to show.
+    pub fn token(&self) -> Option<&Secret> {
+        self.token.as_ref()
+    }
+
     pub fn read(shared: &mut Section<'_>, devices: Vec<Device<'_>>) -> Vec<Self> {
         let ip = read_bind(shared);
         let port = shared.count("port", 8081, 1..=65_535);

@@ -4,6 +4,7 @@
 //! to 20, which would make every commit a small one.
 
 pub(crate) mod payload;
+pub mod probe;
 mod resume;
 mod session;
 mod socket;
@@ -120,6 +121,20 @@ impl Source {
 
     pub fn name(&self) -> String {
         "mqtt".to_owned()
+    }
+
+    /// Host and port.
+    pub fn broker(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+
+    /// The files of its TLS; `None` when nothing is encrypted.
+    pub fn tls(&self) -> Option<&tls::Files> {
+        self.tls.as_ref()
+    }
+
+    pub fn password(&self) -> Option<&Secret> {
+        self.password.as_ref()
     }
 
     /// Keeps a connection to the broker; returns when told to stop, or when a batch was not stored.

@@ -1,13 +1,16 @@
 //! The command line: what can be asked of the binary, and what it answers with.
 
 mod blackbox;
+mod by_hand;
 mod check;
+mod doctor;
 mod reload;
 mod store;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::app;
@@ -36,6 +39,8 @@ pub const EXIT_CONFIG: u8 = 78;
       have the running agent load its configuration anew; fails when that is refused
   pyv-edge-agent store check --config edge_config.toml
       say whether the database is whole
+  sudo pyv-edge-agent doctor
+      look at device, service, endpoint and brokers, and say what mends what is wrong
   pyv-edge-agent blackbox --last 20
       tell the last that happened to the agent, across restarts and reboots
 
@@ -64,6 +69,12 @@ enum Command {
     Check,
     /// Have the running agent load its configuration anew, and say what came of it.
     Reload(reload::Arguments),
+    /// Look at the device, the service and the way to the endpoint, and say what mends what is wrong.
+    ///
+    /// Changes nothing, and works whether the agent runs or not; as root it sees most. The endpoint is asked by
+    /// OPTIONS, brokers under another client id. Exits with 0 when there is no error, with 1 when there is one, and
+    /// with 78 when the configuration does not load.
+    Doctor(doctor::Arguments),
     /// Print the black box: the last that happened to the agent, the newest last.
     Blackbox(blackbox::Arguments),
     /// Look at the database, or mend it.
@@ -77,12 +88,36 @@ pub fn main() -> ExitCode {
     let code = match arguments.command {
         Some(Command::Check) => check::run(arguments.config),
         Some(Command::Reload(what)) => reload::run(arguments.config, &what),
+        Some(Command::Doctor(what)) => ended(doctor::run(arguments.config, &what)),
         Some(Command::Blackbox(what)) => blackbox::run(arguments.config, what),
         Some(Command::Store(command)) => store::run(arguments.config, command),
         None => run(arguments.config, arguments.once),
     };
     ExitCode::from(code)
 }
+
+/// The exit code of a command that may have failed, which is then said.
+fn ended(result: anyhow::Result<u8>) -> u8 {
+    result.unwrap_or_else(|error| {
+        eprintln!("pyv-edge-agent: {error:#}");
+        EXIT_FAILED
+    })
+}
+
+/// Runs `work` to its end, and leaves behind what hangs in a look-up.
+fn on_runtime<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .build()
+        .context("cannot start the runtime")?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    Ok(done)
+}
+
+/// For look-ups of names and for the disk.
+const BLOCKING_THREADS_MAX: usize = 8;
 
 fn run(config: Option<PathBuf>, once: bool) -> u8 {
     let options = LoadOptions::of_process(config);

@@ -16,6 +16,7 @@ mod http_date;
 mod message;
 pub mod pace;
 pub mod phase;
+pub mod probe;
 pub mod proxy;
 mod report;
 mod stamp;
