@@ -5,6 +5,7 @@ mod by_hand;
 mod check;
 mod doctor;
 mod reload;
+mod status;
 mod store;
 
 use std::path::PathBuf;
@@ -39,6 +40,8 @@ pub const EXIT_CONFIG: u8 = 78;
       have the running agent load its configuration anew; fails when that is refused
   pyv-edge-agent store check --config edge_config.toml
       say whether the database is whole
+  pyv-edge-agent status
+      say how the agent is: sources, backlog, delivery, what was lost
   sudo pyv-edge-agent doctor
       look at device, service, endpoint and brokers, and say what mends what is wrong
   pyv-edge-agent blackbox --last 20
@@ -69,6 +72,11 @@ enum Command {
     Check,
     /// Have the running agent load its configuration anew, and say what came of it.
     Reload(reload::Arguments),
+    /// Say how the agent is, whether it runs or not.
+    ///
+    /// Exits with 0 while it runs, with 1 when it is unhealthy, with 3 when it does not run, and with 78 when the
+    /// configuration does not load.
+    Status(status::Arguments),
     /// Look at the device, the service and the way to the endpoint, and say what mends what is wrong.
     ///
     /// Changes nothing, and works whether the agent runs or not; as root it sees most. The endpoint is asked by
@@ -88,6 +96,7 @@ pub fn main() -> ExitCode {
     let code = match arguments.command {
         Some(Command::Check) => check::run(arguments.config),
         Some(Command::Reload(what)) => reload::run(arguments.config, &what),
+        Some(Command::Status(what)) => ended(status::run(arguments.config, &what)),
         Some(Command::Doctor(what)) => ended(doctor::run(arguments.config, &what)),
         Some(Command::Blackbox(what)) => blackbox::run(arguments.config, what),
         Some(Command::Store(command)) => store::run(arguments.config, command),

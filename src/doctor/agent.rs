@@ -71,10 +71,18 @@ pub fn client_id(facts: &Facts) -> Check {
     let Some(Ok(health)) = &facts.agent.health else {
         return Check::unknown(NAME, "only a running agent knows whether another one uses its client id");
     };
-    let sources = health.pointer("/ingest/sources").and_then(Value::as_array).into_iter().flatten();
-    let mut errors = sources.filter_map(|source| source.get("last_error")?.as_str());
-    if errors.any(|error| error.contains("SessionTakenOver")) {
-        return Check::error(NAME, "the broker gave this agent's session to another client with the same client id")
+    let is_told = mqtt(health).any(|(_, error)| error.contains("SessionTakenOver"));
+    let is_let_in = !facts.network.brokers.is_empty()
+        && facts.network.brokers.iter().all(|broker| broker.probed.failure.is_none());
+    if is_told || facts.agent.is_pushed_off && is_let_in {
+        let found = match is_told {
+            true => "the broker gave this agent's session to another client with the same client id",
+            // mosquitto 2.0.11 closes the connection without a word.
+            false => {
+                "the broker closes this agent's connection again and again, and lets others in: another client seems to have the same client id"
+            }
+        };
+        return Check::error(NAME, found)
             .means("two agents push each other off the broker, and messages go to either")
             .mend("give each device a client_id of its own in [ingest.mqtt]; a state directory that was copied holds the same device id");
     }
@@ -82,6 +90,22 @@ pub fn client_id(facts: &Facts) -> Check {
         0 => Check::not_applicable(NAME, "no mqtt device is configured"),
         _ => Check::ok(NAME, "no other client took this agent's session"),
     }
+}
+
+/// State and last error of the sources that have a broker.
+fn mqtt(health: &Value) -> impl Iterator<Item = (&str, &str)> {
+    let sources = health.pointer("/ingest/sources").and_then(Value::as_array).into_iter().flatten();
+    let of_kind = sources.filter(|source| text(source, "/kind") == "mqtt");
+    of_kind.map(|source| (text(source, "/state"), text(source, "/last_error")))
+}
+
+/// Whether a broker ever ended the connection, as a broker does for another client of the same id.
+pub fn was_closed(health: &Value) -> bool {
+    mqtt(health).any(|(_, error)| error.contains("closed by peer"))
+}
+
+pub fn is_reconnecting(health: &Value) -> bool {
+    mqtt(health).any(|(state, error)| state == "reconnecting" && error.contains("closed by peer"))
 }
 
 /// Whether it can say after a power cut what happened.

@@ -118,6 +118,8 @@ pub struct Agent {
     pub pid: Option<u32>,
     /// Its health page; the error is why there is none.
     pub health: Option<Result<serde_json::Value, String>>,
+    /// Its connection to a broker that lets others in ends again and again.
+    pub is_pushed_off: bool,
 }
 
 /// Gathers all of it. Takes no longer than [`LIMIT`] and what the disk takes.
@@ -133,17 +135,19 @@ pub async fn gather(root: Root, config: Result<Loaded, LoadError>, units: (Unit,
                 None => Network::default(),
             }
         },
-        look_at_store(state_dir.clone()),
         async {
-            match settings {
-                Some(settings) => Agent::ask(&root, settings).await,
-                None => Agent::default(),
+            match state_dir.clone() {
+                Some(state_dir) => Store::look_aside(state_dir).await,
+                None => Store::default(),
             }
         },
         async {
-            let is_asked = root.is_machine() && service.file.is_some() && root.has(RUNNING_SYSTEMD);
-            if is_asked { service_state(&service.name).await } else { None }
+            match settings {
+                Some(settings) => Agent::ask(&root, settings).await.watched(settings).await,
+                None => Agent::default(),
+            }
         },
+        service_state(&root, &service),
     );
     let uid = rustix::process::getuid().as_raw();
     let machine = Machine {
@@ -167,7 +171,24 @@ impl Agent {
                 true => Some(super::agent::health(health.bind, health.port, HEALTH_MAX).await),
                 false => None,
             },
+            is_pushed_off: false,
         }
+    }
+
+    /// Looks a while at a connection to a broker that was closed from the other side: does that go on?
+    async fn watched(mut self, settings: &Config) -> Self {
+        let Some(Ok(page)) = &self.health else { return self };
+        if !super::agent::was_closed(page) {
+            return self;
+        }
+        let mut lost = 0;
+        for _ in 0..LOOKS {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let page = super::agent::health(settings.health.bind, settings.health.port, HEALTH_MAX).await;
+            lost += usize::from(page.is_ok_and(|page| super::agent::is_reconnecting(&page)));
+        }
+        self.is_pushed_off = lost > 0;
+        self
     }
 }
 
@@ -204,21 +225,18 @@ async fn broker(source: &mqtt::Source) -> Broker {
     Broker { probed, expires_at }
 }
 
-/// On a thread of its own: a disk that hangs must not hold up the rest.
-async fn look_at_store(state_dir: Option<PathBuf>) -> Store {
-    let Some(state_dir) = state_dir else { return Store::default() };
-    let look = tokio::task::spawn_blocking(move || Store::look(&state_dir));
-    match timeout(STORE_MAX, look).await {
-        Ok(Ok(store)) => store,
-        Ok(Err(error)) => Store { stats: Some(Err(error.to_string())), ..Store::default() },
-        Err(_) => Store {
-            stats: Some(Err(format!("the disk did not give an answer within {STORE_MAX:?}"))),
-            ..Store::default()
-        },
-    }
-}
-
 impl Store {
+    /// [`Self::look`] on a thread of its own: a disk that hangs must not hold up the rest.
+    pub async fn look_aside(state_dir: PathBuf) -> Self {
+        let look = tokio::task::spawn_blocking(move || Self::look(&state_dir));
+        let failed = |error: String| Self { stats: Some(Err(error)), ..Self::default() };
+        match timeout(STORE_MAX, look).await {
+            Ok(Ok(store)) => store,
+            Ok(Err(error)) => failed(error.to_string()),
+            Err(_) => failed(format!("the disk did not give an answer within {STORE_MAX:?}")),
+        }
+    }
+
     /// Looks at what lies in `state_dir`. Waits for the disk.
     pub fn look(state_dir: &Path) -> Self {
         let listed = match std::fs::read_dir(state_dir) {
@@ -259,9 +277,15 @@ fn disk(state_dir: &Path) -> Option<Disk> {
     })
 }
 
-async fn service_state(unit: &str) -> Option<ServiceState> {
+/// What systemd says of the service on this machine; `None` where it does not run, or has no such unit.
+pub async fn service_state(root: &Root, unit: &Unit) -> Option<ServiceState> {
+    if !root.is_machine() || unit.file.is_none() || !root.has(RUNNING_SYSTEMD) {
+        return None;
+    }
     let properties = "--property=ActiveState,Result,NeedDaemonReload";
-    let text = output("systemctl", &["show".into(), unit.into(), properties.into()], COMMAND_MAX).await?;
+    let text =
+        output("systemctl", &["show".into(), unit.name.clone().into(), properties.into()], COMMAND_MAX)
+            .await?;
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     Some(ServiceState {
         active: value("ActiveState")?.to_owned(),
@@ -283,6 +307,9 @@ pub const LIMIT: Duration = Duration::from_secs(10);
 /// Name, connection and answer of one peer together.
 const NETWORK_MAX: Duration = Duration::from_secs(8);
 const HEALTH_MAX: Duration = Duration::from_secs(3);
+/// An agent that is pushed off comes back after half a second or so, and pushes in turn.
+const LOOKS: usize = 12;
+const LOOK_INTERVAL: Duration = Duration::from_millis(150);
 const STORE_MAX: Duration = Duration::from_secs(8);
 const COMMAND_MAX: Duration = Duration::from_secs(3);
 const QUARANTINE: &str = "quarantine";

@@ -39,8 +39,8 @@ fn storage(root: &Root) -> (String, String) {
     let mut found = ("auto".to_owned(), String::new());
     for file in main.into_iter().chain(files.into_values()) {
         let text = root.text(&file).unwrap_or_default();
-        let values = text.lines().filter_map(|line| line.trim().strip_prefix("Storage="));
-        if let Some(value) = values.last() {
+        let mut values = text.lines().filter_map(|line| line.trim().strip_prefix("Storage="));
+        if let Some(value) = values.next_back() {
             found = (value.trim().to_ascii_lowercase(), file);
         }
     }

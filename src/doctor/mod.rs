@@ -21,6 +21,7 @@ pub mod render;
 pub mod root;
 mod secrets;
 mod service;
+pub mod status;
 mod storage;
 mod store;
 pub mod unit;

@@ -178,8 +178,10 @@ fn validity(name: &'static str, whose: &str, expires_at: Option<f64>, now: f64) 
 fn connection_cure(facts: &Facts, probed: &Probed, text: &str) -> String {
     if text.contains("certificate") {
         let is_own = facts.settings().is_some_and(|settings| settings.cloud.tls.ca_file.is_some());
-        return match (facts.machine.clock_is_synchronised, is_own) {
-            (Some(false), _) => "set the clock first: sudo timedatectl set-ntp true",
+        // Said of one that is not valid at this device's time.
+        let is_of_time = text.contains("the clock of this device");
+        return match (is_of_time && facts.machine.clock_is_synchronised == Some(false), is_own) {
+            (true, _) => "set the clock first: sudo timedatectl set-ntp true",
             (_, true) => "check that cloud.ca_file holds the authority that signed the server's certificate",
             (_, false) => {
                 "sudo apt-get install --reinstall ca-certificates, or give the authority as cloud.ca_file"

@@ -73,7 +73,7 @@ fn facts(system: &System, config: &str) -> Facts {
         config: load(&options),
         store: Store { stats: Some(Ok(stats())), black_box: Some(Ok(41)), ..Store::default() },
         network: Network { endpoint: Some(reached()), brokers: vec![broker(None)] },
-        agent: Agent { pid: Some(412), health: Some(Ok(health())) },
+        agent: Agent { pid: Some(412), health: Some(Ok(health())), is_pushed_off: false },
         root,
     }
 }
@@ -106,7 +106,7 @@ fn health() -> serde_json::Value {
         "agent": {"version": env!("CARGO_PKG_VERSION")},
         "cloud": {"enabled": true, "trouble": null, "last_flush_time": NOW - 4.0},
         "store": {"trouble": null},
-        "ingest": {"sources": [{"name": "mqtt", "last_error": null}]},
+        "ingest": {"sources": [{"name": "mqtt", "kind": "mqtt", "last_error": null}]},
     })
 }
 
@@ -295,6 +295,12 @@ fn a_session_that_another_client_took_is_told() {
     page["ingest"]["sources"][0]["last_error"] = json!("Server disconnected: SessionTakenOver");
     facts.agent.health = Some(Ok(page));
     assert_eq!(level(&facts, "client_id"), Level::Error);
+    facts.agent.health = Some(Ok(health()));
+    facts.agent.is_pushed_off = true;
+    assert_eq!(level(&facts, "client_id"), Level::Error);
+    // A broker that lets nobody in has another reason.
+    facts.network.brokers = vec![broker(Some("Connection refused"))];
+    assert_eq!(level(&facts, "client_id"), Level::Ok);
 }
 
 #[test]

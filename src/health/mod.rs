@@ -12,6 +12,7 @@ pub mod wear;
 
 use std::net::IpAddr;
 
+pub use report::without_credentials;
 pub use view::{Configured, Phase, PrivacySummary, Reload, View};
 
 /// `[health]`.

@@ -313,7 +313,7 @@ impl Store {
 }
 
 /// The URL without user, password, query and fragment: any of them may hold a key.
-fn without_credentials(url: &str) -> String {
+pub fn without_credentials(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));

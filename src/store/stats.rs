@@ -45,6 +45,8 @@ pub struct LaneStats {
     /// Of the items' own times, Unix seconds.
     pub oldest: Option<f64>,
     pub newest: Option<f64>,
+    /// The oldest of what waits for delivery, give or take what shares a block with it.
+    pub oldest_undelivered: Option<f64>,
 }
 
 /// What one reason has cost.
@@ -115,6 +117,7 @@ fn lane_stats(db: &Connection, lane: Lane) -> rusqlite::Result<LaneStats> {
             stored_bytes: number(3)?,
             oldest: row.get(4)?,
             newest: row.get(5)?,
+            oldest_undelivered: None,
         })
     })?;
     let sql = "SELECT coalesce(sum(max(coalesce(last + 1, ?2) - first, 0)), 0), count(frozen_at)
@@ -122,5 +125,11 @@ fn lane_stats(db: &Connection, lane: Lane) -> rusqlite::Result<LaneStats> {
     (stats.undelivered, stats.batches) = db.query_row(sql, [lane as i64, end], |row| {
         Ok((row.get::<_, i64>(0)?.unsigned_abs(), row.get::<_, i64>(1)?.unsigned_abs()))
     })?;
+    let sql = format!(
+        "SELECT min(time_min) FROM {} JOIN pending ON lane = ?1
+           AND {0}.first + count > pending.first AND {0}.first <= coalesce(last, ?2)",
+        lane.table()
+    );
+    stats.oldest_undelivered = db.query_row(&sql, [lane as i64, end], |row| row.get(0))?;
     Ok(stats)
 }

@@ -8,6 +8,7 @@ mod clock;
 mod config;
 mod corruption;
 mod delivery;
+mod doctor;
 mod faults;
 mod fleet;
 mod gap_model;

@@ -133,7 +133,7 @@ impl std::str::FromStr for Time {
 }
 
 /// An instant in Unix seconds, for people; the number where no calendar reaches.
-fn time_text(unix_seconds: f64) -> String {
+pub(super) fn time_text(unix_seconds: f64) -> String {
     OffsetDateTime::from_unix_timestamp(unix_seconds as i64)
         .ok()
         .and_then(|instant| instant.format(&Rfc3339).ok())

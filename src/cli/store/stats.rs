@@ -91,6 +91,7 @@ mod tests {
             stored_bytes: items * 9,
             oldest,
             newest: oldest.map(|oldest| oldest + 60.5),
+            oldest_undelivered: None,
         };
         let stats = Stats {
             path: "edge_store.db".into(),

@@ -162,6 +162,17 @@ pub fn read(path: &Path) -> io::Result<Vec<Record>> {
     Ok(record::read_all(&bytes).into_iter().map(|(_, record)| record).collect())
 }
 
+/// How the run ended that left the black box at `path`, when it has ended; one that goes on looks as if it was
+/// killed. `None` when no run is recorded.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub fn last_run(path: &Path) -> io::Result<Option<Previous>> {
+    let records = read(path)?;
+    Ok(previous::judge(records.iter(), BootId::parse(&clock::boot_id()), oom_kills()))
+}
+
 fn oom_kills() -> OomKills {
     oom::kills(Path::new("/"))
 }

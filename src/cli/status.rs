@@ -1,0 +1,214 @@
+//! `status`: how the agent is, at a glance, whether it runs or not.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::by_hand::{Service, load_as};
+use super::store::{table, time_text};
+use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, on_runtime};
+use crate::clock;
+use crate::config::Loaded;
+use crate::doctor::facts::{Agent, Store, service_state};
+use crate::doctor::root::Root;
+use crate::doctor::status::{Remembered, State, Status, status};
+use crate::doctor::unit::Unit;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    service: Service,
+}
+
+/// Prints the status; returns the exit code.
+pub fn run(config: Option<PathBuf>, arguments: &Arguments) -> anyhow::Result<u8> {
+    let (root, unit) = (arguments.service.root(), arguments.service.units().0);
+    let loaded = match load_as(&unit, &root, config) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            eprintln!("{error}");
+            return Ok(EXIT_CONFIG);
+        }
+    };
+    let status = on_runtime(look(&loaded, &root, &unit))?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", text(&status, clock::unix_seconds()));
+    }
+    Ok(exit_code(&status))
+}
+
+/// Asks the agent, and looks at the store only when it does not answer.
+pub async fn look(loaded: &Loaded, root: &Root, unit: &Unit) -> Status {
+    let settings = &loaded.config;
+    let (agent, service) = tokio::join!(Agent::ask(root, settings), service_state(root, unit));
+    let state_dir = root.path(&settings.store.state_dir);
+    let (store, remembered) = match &agent.health {
+        Some(Ok(_)) => (Store::default(), Remembered::default()),
+        _ => (Store::look_aside(state_dir.clone()).await, Remembered::read(&state_dir)),
+    };
+    status(loaded, &agent, &store, remembered, service.as_ref())
+}
+
+fn exit_code(status: &Status) -> u8 {
+    match status.state {
+        State::Stopped => EXIT_STOPPED,
+        _ if status.health.as_deref() == Some("unhealthy") => EXIT_FAILED,
+        State::Starting | State::Running | State::Unseen => EXIT_OK,
+    }
+}
+
+/// `now` is in Unix seconds.
+fn text(status: &Status, now: f64) -> String {
+    let state = match status.state {
+        State::Stopped => "stopped",
+        State::Starting => "runs, and takes nothing in",
+        State::Running => "running",
+        State::Unseen => "runs, and its health page does not answer",
+    };
+    let mut head = format!("pyv-edge-agent {}: {state}", status.version);
+    if let Some(health) = &status.health {
+        head.push_str(&format!(", {health}"));
+    }
+    if let Some(since) = status.since {
+        head.push_str(&format!(", since {} ({})", time_text(since.round()), span(now - since)));
+    }
+    let mut out = format!("{head}\n");
+    let mut line = |name: &str, text: String| out.push_str(&format!("  {name:13}  {text}\n"));
+    for reason in &status.reasons {
+        line("reason", reason.clone());
+    }
+    if let Some(service) = &status.service {
+        line("service", format!("{}, result {}", service.active, service.result));
+    }
+    line("configuration", status.config_file.clone());
+    if !status.reload.is_null() {
+        line("last reload", members(&status.reload));
+    }
+    line("stored", stored(status, now));
+    line("backlog", backlog(status, now));
+    line("delivery", delivery(status, now));
+    line("lost", lost(status));
+    if let Some(clock) = &status.clock {
+        let word = if clock.synchronised { "synchronised" } else { "not synchronised" };
+        line("clock", format!("{word} ({})", clock.source));
+    }
+    if let Some(run) = &status.previous_run {
+        let name = if status.state == State::Stopped { "last run" } else { "run before" };
+        line(name, format!("{}, last seen {}", run.detail, time_text(run.last_seen.round())));
+    }
+    if !status.sources.is_empty() {
+        out.push_str(&format!("\n{}", sources(status)));
+    }
+    out
+}
+
+fn stored(status: &Status, now: f64) -> String {
+    let store = &status.store;
+    let mut text = match status.last_stored_time {
+        Some(last) if status.state == State::Stopped => format!("the newest of {}", time_text(last.round())),
+        Some(last) => format!("last {} ago", span(now - last)),
+        None => "nothing".to_owned(),
+    };
+    if let (Some(size), Some(allowed)) = (store.size_bytes, store.allowed_bytes) {
+        text.push_str(&format!("; {:.1} of {:.0} MB", size as f64 / 1e6, allowed as f64 / 1e6));
+    }
+    for (days, what) in [(store.days_before_thinning, "thinned"), (store.days_before_dropping, "dropped")] {
+        if let Some(days) = days {
+            text.push_str(&format!("; without delivery {what} in {days:.1} days"));
+        }
+    }
+    match &store.trouble {
+        Some(trouble) => format!("{text}; the disk: {trouble}"),
+        None => text,
+    }
+}
+
+fn backlog(status: &Status, now: f64) -> String {
+    let lanes = status.backlog.by_lane.iter().filter(|(_, items)| **items > 0);
+    let lanes: Vec<_> = lanes.map(|(lane, items)| format!("{lane} {items}")).collect();
+    let mut text = format!("{} items", status.backlog.items);
+    if !lanes.is_empty() {
+        text.push_str(&format!(" ({})", lanes.join(", ")));
+    }
+    if let Some(oldest) = status.backlog.oldest_time.filter(|_| status.backlog.items > 0) {
+        text.push_str(&format!(", the oldest {} old", span(now - oldest)));
+    }
+    text
+}
+
+fn delivery(status: &Status, now: f64) -> String {
+    let delivery = &status.delivery;
+    if !delivery.enabled {
+        return "off".to_owned();
+    }
+    let last = match delivery.last_time {
+        Some(last) => format!("last {} ago", span(now - last)),
+        None if status.state == State::Stopped => "last not known".to_owned(),
+        None => "none yet".to_owned(),
+    };
+    match &delivery.trouble {
+        Some(trouble) => format!("{}, {last}; {trouble}", delivery.endpoint),
+        None => format!("{}, {last}", delivery.endpoint),
+    }
+}
+
+fn lost(status: &Status) -> String {
+    let gaps = status.store.gaps.iter().filter(|(_, items)| **items > 0);
+    let gaps: Vec<_> = gaps.map(|(reason, items)| format!("{reason} {items}")).collect();
+    let gaps = if gaps.is_empty() { "no gaps".to_owned() } else { format!("gaps: {}", gaps.join(", ")) };
+    format!("{gaps}; set aside {}", status.store.dead_letters.unwrap_or(0))
+}
+
+fn sources(status: &Status) -> String {
+    let rows: Vec<_> = status
+        .sources
+        .iter()
+        .map(|source| {
+            let error = source.last_error.clone().filter(|_| source.state != "connected");
+            [
+                source.name.clone(),
+                source.kind.clone(),
+                source.state.clone(),
+                source.readings.to_string(),
+                error.unwrap_or_default(),
+            ]
+        })
+        .collect();
+    table::format(["source", "kind", "state", "readings", "error"], &rows)
+}
+
+fn members(value: &Value) -> String {
+    match value {
+        Value::Object(members) => {
+            let members = members.iter().filter(|(_, value)| !value.is_null());
+            members
+                .map(|(name, value)| format!("{name} {}", members_text(value)))
+                .collect::<Vec<_>>()
+                .join(", ")
+        }
+        other => members_text(other),
+    }
+}
+
+fn members_text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Two units are enough.
+fn span(seconds: f64) -> String {
+    let seconds = seconds.max(0.0) as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+/// As that of `systemctl status`: the program does not run.
+const EXIT_STOPPED: u8 = 3;
