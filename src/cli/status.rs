@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use serde_json::Value;
-
 use super::by_hand::{Service, load_as};
 use super::store::{table, time_text};
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, on_runtime};
@@ -86,8 +84,15 @@ fn text(status: &Status, now: f64) -> String {
         line("service", format!("{}, result {}", service.active, service.result));
     }
     line("configuration", status.config_file.clone());
-    if !status.reload.is_null() {
-        line("last reload", members(&status.reload));
+    if let Some(time) = status.last_reload["time"].as_f64() {
+        let at = time_text(time.round());
+        line(
+            "last reload",
+            match status.last_reload["reason"].as_str() {
+                Some(reason) => format!("{at}, refused, the one before was kept: {reason}"),
+                None => format!("{at}, applied"),
+            },
+        );
     }
     line("stored", stored(status, now));
     line("backlog", backlog(status, now));
@@ -180,23 +185,6 @@ fn sources(status: &Status) -> String {
         })
         .collect();
     table::format(["source", "kind", "state", "readings", "error"], &rows)
-}
-
-fn members(value: &Value) -> String {
-    match value {
-        Value::Object(members) => {
-            let members = members.iter().filter(|(_, value)| !value.is_null());
-            members
-                .map(|(name, value)| format!("{name} {}", members_text(value)))
-                .collect::<Vec<_>>()
-                .join(", ")
-        }
-        other => members_text(other),
-    }
-}
-
-fn members_text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Two units are enough.

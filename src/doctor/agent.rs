@@ -1,8 +1,6 @@
 //! The agent itself: whether it runs, what its health page says, and what it wrote down.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,7 +10,6 @@ use tokio::time::timeout;
 
 use super::Check;
 use super::facts::Facts;
-use super::root::Root;
 
 /// Whether it runs, and how it is by its own word.
 pub fn runs(facts: &Facts) -> Check {
@@ -123,20 +120,6 @@ pub fn black_box(facts: &Facts) -> Check {
     }
 }
 
-/// The pid of the process that holds the lock of `state_dir`, by the kernel's list: nothing is locked for it.
-pub fn holder(root: &Root, state_dir: &Path) -> Option<u32> {
-    let lock = std::fs::metadata(state_dir.join("lock")).ok()?;
-    let device = rustix::fs::major(lock.dev());
-    let file = format!("{device:02x}:{:02x}:{}", rustix::fs::minor(lock.dev()), lock.ino());
-    // "1: FLOCK  ADVISORY  WRITE 1234 08:02:131 0 EOF", see proc_locks(5).
-    root.text("/proc/locks")?.lines().find_map(|line| {
-        let words: Vec<_> = line.split_ascii_whitespace().collect();
-        let at = words.iter().position(|word| *word == "FLOCK")?;
-        let (pid, place) = (words.get(at + 3)?, words.get(at + 4)?);
-        (*place == file).then(|| pid.parse().ok())?
-    })
-}
-
 /// The body of `/health` of the agent at `bind`.
 ///
 /// # Errors
@@ -180,18 +163,6 @@ const PAGE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lifecycle::lock::StateLock;
-
-    #[test]
-    fn the_holder_of_the_lock_is_found_without_taking_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Root::new("/".into());
-        assert_eq!(holder(&root, dir.path()), None);
-        let lock = StateLock::take(dir.path()).unwrap();
-        assert_eq!(holder(&root, dir.path()), Some(std::process::id()));
-        drop(lock);
-        assert_eq!(holder(&root, dir.path()), None);
-    }
 
     #[test]
     fn who_listens_everywhere_is_asked_on_loopback() {

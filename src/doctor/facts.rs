@@ -15,7 +15,7 @@ use super::unit::Unit;
 use crate::adapter::{self, Source, mqtt};
 use crate::clock;
 use crate::config::{Config, LoadError, Loaded};
-use crate::lifecycle::blackbox;
+use crate::lifecycle::{blackbox, lock};
 use crate::store::stats::{Stats, stats};
 use crate::upload::{probe, proxy};
 
@@ -166,7 +166,7 @@ impl Agent {
     pub async fn ask(root: &Root, settings: &Config) -> Self {
         let health = &settings.health;
         Self {
-            pid: super::agent::holder(root, &root.path(&settings.store.state_dir)),
+            pid: lock::holder(&root.path(&settings.store.state_dir)).ok().flatten(),
             health: match health.enabled && health.port != 0 {
                 true => Some(super::agent::health(health.bind, health.port, HEALTH_MAX).await),
                 false => None,

@@ -28,8 +28,8 @@ pub struct Status {
     pub service: Option<Service>,
     /// The one that is live, else the one that a start would take.
     pub config_file: String,
-    /// What the agent says of its last reload.
-    pub reload: Value,
+    /// `time`, whether it was `applied`, and the `reason` if not; since the last start.
+    pub last_reload: Value,
     pub sources: Vec<Source>,
     /// The last commit; of an agent that is stopped the newest item's own time.
     pub last_stored_time: Option<f64>,
@@ -163,7 +163,7 @@ fn of_page(page: &Value) -> Status {
         version: text("/agent/version").unwrap_or_default(),
         since: number("/timestamp").zip(number("/metrics/uptime_seconds")).map(|(now, up)| now - up),
         config_file: text("/agent/config_file").unwrap_or_default(),
-        reload: at("/agent/reload").clone(),
+        last_reload: at("/agent/last_reload").clone(),
         sources: list("/ingest/sources").map(source).collect(),
         last_stored_time: number("/store/last_commit_time"),
         backlog: Backlog {
@@ -243,7 +243,7 @@ fn of_store(
         reasons,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         config_file: loaded.files.first().map(|file| file.display().to_string()).unwrap_or_default(),
-        reload: reload(remembered.reload.as_ref()),
+        last_reload: last_reload(remembered.reload.as_ref()),
         delivery: Delivery {
             enabled: settings.cloud.enabled,
             endpoint: crate::health::without_credentials(&settings.cloud.endpoint),
@@ -275,13 +275,11 @@ fn fill(status: &mut Status, stats: &Stats, settings: &Config) {
     };
 }
 
-fn reload(record: Option<&Record>) -> Value {
+fn last_reload(record: Option<&Record>) -> Value {
     let Some(record) = record else { return Value::Null };
-    serde_json::json!({
-        "refused": record.what == What::ReloadRefused,
-        "detail": record.detail,
-        "time": record.unix_ms as f64 / 1000.0,
-    })
+    let applied = record.what == What::Reloaded;
+    let reason = (!applied).then_some(&record.detail);
+    serde_json::json!({"time": record.unix_ms as f64 / 1000.0, "applied": applied, "reason": reason})
 }
 
 fn previously(run: Previous) -> Previously {
