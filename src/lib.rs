@@ -22,6 +22,7 @@
 //! | [`config`] | files into values that are all usable, or every problem at once |
 //! | [`app`] | builds, connects, runs, reloads and drains all of them |
 //! | [`doctor`] | looks at the device and the service around the agent, and says what mends them |
+//! | [`support`] | the support bundle, and what is taken out of it |
 //! | [`cli`] | the command line and its exit codes |
 //! | [`reading`] | what moves through: readings in batches, priorities, receipts |
 //! | [`clock`], [`logging`], [`tls`] | the only place that reads the time; the log; TLS of clients |
@@ -104,5 +105,6 @@ pub mod pipeline;
 pub mod privacy;
 pub mod reading;
 pub mod store;
+pub mod support;
 pub mod tls;
 pub mod upload;

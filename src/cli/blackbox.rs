@@ -52,7 +52,8 @@ pub fn run(config: Option<PathBuf>, arguments: Arguments) -> u8 {
     EXIT_OK
 }
 
-fn text(records: &[Record]) -> String {
+/// A table for people.
+pub(super) fn text(records: &[Record]) -> String {
     let rows: Vec<_> = records
         .iter()
         .map(|record| {

@@ -35,14 +35,20 @@ impl Service {
     }
 }
 
-/// Loads the configuration as the service would.
-///
-/// # Errors
-///
-/// As [`load`].
-pub fn load_as(service: &Unit, root: &Root, config: Option<PathBuf>) -> Result<Loaded, LoadError> {
+/// Loads the configuration as the service would. What comes from credentials can be read again as long as the second
+/// is kept.
+pub fn load_as(
+    service: &Unit,
+    root: &Root,
+    config: Option<PathBuf>,
+) -> (Result<Loaded, LoadError>, Credentials) {
+    let (options, credentials) = options(service, root, config);
+    (load(&options), credentials)
+}
+
+/// With the surroundings of the service. The credentials can be read as long as the second is kept.
+pub fn options(service: &Unit, root: &Root, config: Option<PathBuf>) -> (LoadOptions, Credentials) {
     let mut options = LoadOptions::of_process(config);
-    // To the end of the load, which reads what the links lead to.
     let credentials = Credentials::of(service, root);
     if options.credentials_dir.is_none() {
         options.credentials_dir = credentials.folder();
@@ -52,7 +58,7 @@ pub fn load_as(service: &Unit, root: &Root, config: Option<PathBuf>) -> Result<L
         environment.insert("CREDENTIALS_DIRECTORY".to_owned(), folder.to_owned());
     }
     options.environment = with(environment);
-    load(&options)
+    (options, credentials)
 }
 
 /// This process's environment, and what it does not have from `further`.
@@ -61,7 +67,7 @@ fn with(further: BTreeMap<String, String>) -> crate::config::Environment {
 }
 
 /// A folder in which each credential of the service is found by its name.
-enum Credentials {
+pub enum Credentials {
     None,
     /// That of the running service.
     OfService(PathBuf),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::by_hand::{Service, load_as};
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, on_runtime};
-use crate::doctor::facts::{Facts, gather};
+use crate::doctor::facts::gather;
 use crate::doctor::{Level, Report, examine, render};
 
 #[derive(Debug, clap::Args)]
@@ -21,7 +21,9 @@ pub struct Arguments {
 
 /// Prints the report; returns the exit code.
 pub fn run(config: Option<PathBuf>, arguments: &Arguments) -> anyhow::Result<u8> {
-    let facts = look(config, &arguments.service)?;
+    let (root, units) = (arguments.service.root(), arguments.service.units());
+    let (config, _credentials) = load_as(&units.0, &root, config);
+    let facts = on_runtime(gather(root, config, units))?;
     let report = examine(&facts);
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -29,13 +31,6 @@ pub fn run(config: Option<PathBuf>, arguments: &Arguments) -> anyhow::Result<u8>
         print!("{}", render::text(&report, render::wants_colour()));
     }
     Ok(exit_code(&report, facts.config.is_err(), arguments.strict))
-}
-
-/// Gathers what there is to be seen of the service.
-pub fn look(config: Option<PathBuf>, service: &Service) -> anyhow::Result<Facts> {
-    let (root, units) = (service.root(), service.units());
-    let config = load_as(&units.0, &root, config);
-    on_runtime(gather(root, config, units))
 }
 
 fn exit_code(report: &Report, has_no_config: bool, strict: bool) -> u8 {

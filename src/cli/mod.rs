@@ -7,6 +7,7 @@ mod doctor;
 mod reload;
 mod status;
 mod store;
+mod support_bundle;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -83,6 +84,11 @@ enum Command {
     /// OPTIONS, brokers under another client id. Exits with 0 when there is no error, with 1 when there is one, and
     /// with 78 when the configuration does not load.
     Doctor(doctor::Arguments),
+    /// Write one archive for whoever helps: configuration without what is private, doctor, status, store in numbers,
+    /// black box, journal.
+    ///
+    /// Values of the configuration, names of devices and sensors and everything that is measured stay out.
+    SupportBundle(support_bundle::Arguments),
     /// Print the black box: the last that happened to the agent, the newest last.
     Blackbox(blackbox::Arguments),
     /// Look at the database, or mend it.
@@ -98,6 +104,7 @@ pub fn main() -> ExitCode {
         Some(Command::Reload(what)) => reload::run(arguments.config, &what),
         Some(Command::Status(what)) => ended(status::run(arguments.config, &what)),
         Some(Command::Doctor(what)) => ended(doctor::run(arguments.config, &what)),
+        Some(Command::SupportBundle(what)) => ended(support_bundle::run(arguments.config, &what)),
         Some(Command::Blackbox(what)) => blackbox::run(arguments.config, what),
         Some(Command::Store(command)) => store::run(arguments.config, command),
         None => run(arguments.config, arguments.once),

@@ -24,7 +24,8 @@ pub struct Arguments {
 /// Prints the status; returns the exit code.
 pub fn run(config: Option<PathBuf>, arguments: &Arguments) -> anyhow::Result<u8> {
     let (root, unit) = (arguments.service.root(), arguments.service.units().0);
-    let loaded = match load_as(&unit, &root, config) {
+    let (loaded, _credentials) = load_as(&unit, &root, config);
+    let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
             eprintln!("{error}");

@@ -133,6 +133,32 @@ pub(crate) fn understand(
     Ok(Loaded { config, files: paths, notes })
 }
 
+/// A file as it is written, with its `${...}` replaced as far as that can be done; `None` when it cannot be read
+/// or understood as a file of its kind.
+pub struct Written {
+    pub path: PathBuf,
+    pub tree: Option<Node>,
+}
+
+/// The files that [`load`] would take, whatever is wrong with what they say. Reads files and blocks while it does.
+///
+/// # Errors
+///
+/// There is nothing to load, or the main file cannot be read.
+pub fn written(options: &LoadOptions) -> Result<Vec<Written>, LoadError> {
+    let (main, bytes) = find(options.path.as_deref())?;
+    let problems = Problems::default();
+    let files = read_all(main, bytes, &problems);
+    let mut substituter =
+        Substituter::new(&options.environment, options.credentials_dir.as_deref(), &problems);
+    let written = files.into_iter().map(|(path, bytes)| {
+        let mut tree = parse(&path, bytes, &problems);
+        tree.iter_mut().for_each(|tree| substituter.substitute(tree));
+        Written { path, tree }
+    });
+    Ok(written.collect())
+}
+
 /// The main file and what is in it.
 fn find(path: Option<&Path>) -> Result<(PathBuf, Vec<u8>), LoadError> {
     let looked_at: Vec<PathBuf> = match path {

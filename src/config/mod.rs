@@ -17,7 +17,7 @@ pub mod tree;
 
 pub use diff::{ReloadPlan, diff};
 pub use files::ReadError;
-pub use load::{DEFAULT_PATHS, LoadError, LoadOptions, Loaded, Refused, load};
+pub use load::{DEFAULT_PATHS, LoadError, LoadOptions, Loaded, Refused, Written, load, written};
 pub use substitute::Environment;
 #[cfg(any(test, fuzzing))]
 pub(crate) use {load::understand, problem::Problems};

@@ -7,7 +7,7 @@
 
 mod access;
 mod agent;
-mod board;
+pub mod board;
 mod cgroup;
 mod clock;
 mod configuration;

@@ -35,5 +35,6 @@ mod sources;
 mod stages;
 mod store_model;
 mod store_tools;
+mod support_bundle;
 mod upload;
 mod wear;
