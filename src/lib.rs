@@ -71,6 +71,8 @@
 //! | health server | 16 connections | an idle one gives way |
 //! | black box | 64 KiB: 126 records and two signs of life | the oldest record goes |
 //! | attempts to open the store at the start | every 60 s at most, for ever | the health page says why |
+//! | the doctor | 8 s for each peer, all at once | the check says that there was no answer |
+//! | support bundle | 2,000 lines and 2 MiB of the journal | the rest is left out |
 //! | drain at the end | 8 s | it ends all the same and names who was late |
 //!
 //! # What is deliberately absent

@@ -287,6 +287,21 @@ fn what_the_endpoint_answers_to_a_question_is_read_with_care() {
 }
 
 #[test]
+fn a_user_who_may_not_look_is_told_so() {
+    let system = mended("Raspberry Pi 4", "x");
+    let mut facts = facts(&system, CONFIG);
+    facts.machine.user = Account { name: "pi".to_owned(), uid: 1000, gids: vec![1000] };
+    facts.store = Store { is_hidden: true, ..Store::default() };
+    facts.agent = Agent { health: Some(Err("127.0.0.1:8080: refused".to_owned())), ..Agent::default() };
+    let report = examine(&facts);
+    assert_eq!(report.user, "pi");
+    for name in ["store", "quarantine", "black_box", "agent"] {
+        let check = report.checks.iter().find(|check| check.name == name).unwrap();
+        assert_eq!((check.level, check.mend.as_str()), (Level::Unknown, "run it as root"), "{check:?}");
+    }
+}
+
+#[test]
 fn a_session_that_another_client_took_is_told() {
     let system = System::new();
     let mut facts = facts(&system, CONFIG);

@@ -13,7 +13,8 @@ use crate::doctor::facts::output;
 /// The newest lines of `unit`, as journalctl has them; `None` when there is no journal, or this user may not read it.
 /// Takes at most [`LIMIT`].
 pub async fn read(unit: &str) -> Option<String> {
-    let words = ["-u", unit, "-n", LINES_MAX, "-o", "json", "--no-pager", "--quiet"];
+    let fields = "--output-fields=MESSAGE,PRIORITY,_PID,_TRANSPORT";
+    let words = ["-u", unit, "-n", LINES_MAX, "-o", "json", fields, "--no-pager", "--quiet"];
     let arguments: Vec<OsString> = words.iter().map(Into::into).collect();
     let text = output("journalctl", &arguments, LIMIT).await?;
     (!text.trim().is_empty()).then_some(text)
