@@ -75,8 +75,8 @@ enum Command {
     Reload(reload::Arguments),
     /// Say how the agent is, whether it runs or not.
     ///
-    /// Exits with 0 while it runs, with 1 when it is unhealthy, with 3 when it does not run, and with 78 when the
-    /// configuration does not load.
+    /// Exits with 0 while it runs, with 1 when it is unhealthy or that cannot be seen, with 3 when it does not run, and
+    /// with 78 when the configuration does not load.
     Status(status::Arguments),
     /// Look at the device, the service and the way to the endpoint, and say what mends what is wrong.
     ///

@@ -56,6 +56,7 @@ pub async fn look(loaded: &Loaded, root: &Root, unit: &Unit) -> Status {
 fn exit_code(status: &Status) -> u8 {
     match status.state {
         State::Stopped => EXIT_STOPPED,
+        State::Unknown => EXIT_FAILED,
         _ if status.health.as_deref() == Some("unhealthy") => EXIT_FAILED,
         State::Starting | State::Running | State::Unseen => EXIT_OK,
     }
@@ -68,6 +69,7 @@ fn text(status: &Status, now: f64) -> String {
         State::Starting => "runs, and takes nothing in",
         State::Running => "running",
         State::Unseen => "runs, and its health page does not answer",
+        State::Unknown => "it cannot be told whether it runs",
     };
     let mut head = format!("pyv-edge-agent {}: {state}", status.version);
     if let Some(health) = &status.health {
@@ -95,10 +97,12 @@ fn text(status: &Status, now: f64) -> String {
             },
         );
     }
-    line("stored", stored(status, now));
-    line("backlog", backlog(status, now));
+    let is_known = status.store.size_bytes.is_some();
+    let known = |text: String| if is_known { text } else { "not known".to_owned() };
+    line("stored", known(stored(status, now)));
+    line("backlog", known(backlog(status, now)));
     line("delivery", delivery(status, now));
-    line("lost", lost(status));
+    line("lost", known(lost(status)));
     if let Some(clock) = &status.clock {
         let word = if clock.synchronised { "synchronised" } else { "not synchronised" };
         line("clock", format!("{word} ({})", clock.source));
@@ -154,8 +158,8 @@ fn delivery(status: &Status, now: f64) -> String {
     }
     let last = match delivery.last_time {
         Some(last) => format!("last {} ago", span(now - last)),
-        None if status.state == State::Stopped => "last not known".to_owned(),
-        None => "none yet".to_owned(),
+        None if status.health.is_some() => "none yet".to_owned(),
+        None => "last not known".to_owned(),
     };
     match &delivery.trouble {
         Some(trouble) => format!("{}, {last}; {trouble}", delivery.endpoint),
@@ -201,3 +205,79 @@ fn span(seconds: f64) -> String {
 
 /// As that of `systemctl status`: the program does not run.
 const EXIT_STOPPED: u8 = 3;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::doctor::status::{Backlog, Clock, Delivery, Previously, Source, StoreStatus};
+
+    const NOW: f64 = 1_717_156_800.0;
+
+    fn running() -> Status {
+        Status {
+            state: State::Running,
+            health: Some("degraded".to_owned()),
+            reasons: vec!["source mqtt: reconnecting: Connection refused".to_owned()],
+            version: "1.2.3".to_owned(),
+            pid: Some(412),
+            since: Some(NOW - 93_784.0),
+            service: None,
+            config_file: "/etc/pyvorin-edge/config.toml".to_owned(),
+            last_reload: serde_json::json!({"time": NOW - 60.0, "applied": false, "reason": "store.size_max_mb cannot change"}),
+            sources: vec![Source {
+                name: "mqtt".to_owned(),
+                kind: "mqtt".to_owned(),
+                state: "reconnecting".to_owned(),
+                readings: 1234,
+                last_error: Some("Connection refused".to_owned()),
+            }],
+            last_stored_time: Some(NOW - 2.0),
+            backlog: Backlog {
+                items: 20,
+                by_lane: BTreeMap::from([("TELEMETRY".to_owned(), 20), ("LOGS".to_owned(), 0)]),
+                oldest_time: Some(NOW - 3700.0),
+            },
+            delivery: Delivery {
+                enabled: true,
+                endpoint: "https://api.pyvorin.com/v1/ingest".to_owned(),
+                last_time: Some(NOW - 65.0),
+                trouble: Some("the endpoint answered 503 Service Unavailable".to_owned()),
+            },
+            store: StoreStatus {
+                size_bytes: Some(12_345_678),
+                allowed_bytes: Some(268_435_456),
+                days_before_thinning: Some(21.4),
+                days_before_dropping: Some(180.0),
+                dead_letters: Some(1),
+                gaps: BTreeMap::from([("retention".to_owned(), 7)]),
+                trouble: None,
+            },
+            clock: Some(Clock { synchronised: true, source: "kernel".to_owned() }),
+            previous_run: Some(Previously {
+                end: "boot_ended".to_owned(),
+                detail: "ended with the boot: power cut, reset or reboot; last: ready".to_owned(),
+                last_seen: NOW - 93_900.0,
+            }),
+        }
+    }
+
+    #[test]
+    fn a_glance_tells_what_a_person_wants_to_know() {
+        insta::assert_snapshot!(text(&running(), NOW));
+        assert_eq!(exit_code(&running()), EXIT_OK);
+        let unhealthy = Status { health: Some("unhealthy".to_owned()), ..running() };
+        assert_eq!(exit_code(&unhealthy), EXIT_FAILED);
+    }
+
+    #[test]
+    fn what_this_user_cannot_see_is_not_taken_for_nothing() {
+        let hidden = Status { state: State::Unknown, version: "1.2.3".to_owned(), ..Status::default() };
+        let shown = text(&hidden, NOW);
+        assert!(shown.contains("it cannot be told whether it runs"), "{shown}");
+        assert_eq!(shown.matches("not known").count(), 3, "{shown}");
+        assert_eq!(exit_code(&hidden), EXIT_FAILED);
+        assert_eq!(exit_code(&Status::default()), EXIT_STOPPED);
+    }
+}

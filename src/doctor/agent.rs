@@ -101,6 +101,10 @@ pub fn was_closed(health: &Value) -> bool {
     mqtt(health).any(|(_, error)| error.contains("closed by peer"))
 }
 
+pub fn is_at_its_broker(health: &Value) -> bool {
+    mqtt(health).any(|(state, _)| state == "connected")
+}
+
 pub fn is_reconnecting(health: &Value) -> bool {
     mqtt(health).any(|(state, error)| state == "reconnecting" && error.contains("closed by peer"))
 }

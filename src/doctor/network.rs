@@ -2,7 +2,7 @@
 
 use super::Check;
 use super::facts::{Broker, Facts};
-use crate::upload::probe::{Probed, Step};
+use crate::upload::probe::{Answered, Probed, Step};
 
 /// The name of the endpoint, or of the proxy before it.
 pub fn name_resolution(facts: &Facts) -> Check {
@@ -73,7 +73,12 @@ pub fn endpoint(facts: &Facts) -> Check {
         }
         (None, _) => return not_reached(NAME),
     };
-    let delivered = delivered(facts);
+    judged(answered, delivered(facts))
+}
+
+/// What an answer to OPTIONS tells of deliveries; `delivered` is what the running agent says of them.
+fn judged(answered: &Answered, delivered: Option<String>) -> Check {
+    const NAME: &str = "endpoint";
     let found = format!("it answers OPTIONS with {}", answered.code);
     let takes_post = answered
         .allow
@@ -135,6 +140,13 @@ pub fn broker(facts: &Facts) -> Check {
             places => Check::ok(NAME, format!("{}: it lets this agent in", places.join("; "))),
         };
     };
+    let page = facts.agent.health.as_ref().and_then(|page| page.as_ref().ok());
+    if page.is_some_and(super::agent::is_at_its_broker) && !facts.agent.is_pushed_off {
+        return Check::ok(
+            NAME,
+            format!("{}: the agent is connected; a client of another name is refused: {text}", place(broker)),
+        );
+    }
     let (host, port) = (&broker.probed.host, broker.probed.port);
     let refuses = ["NotAuthorized", "BadUserNamePassword", "Refused", "refused, return code"];
     let is_refusal = !text.contains("os error") && refuses.iter().any(|word| text.contains(word));

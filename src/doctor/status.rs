@@ -51,6 +51,8 @@ pub enum State {
     Running,
     /// Its process is there, and its health page does not answer.
     Unseen,
+    /// No health page answers, and this user cannot see whether its process is there.
+    Unknown,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -239,7 +241,11 @@ fn of_store(
         reasons.push("store: this user may not look into the state directory; run it as root".to_owned());
     }
     let mut status = Status {
-        state: if agent.pid.is_some() { State::Unseen } else { State::Stopped },
+        state: match agent.pid {
+            Some(_) => State::Unseen,
+            None if store.is_hidden => State::Unknown,
+            None => State::Stopped,
+        },
         reasons,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         config_file: loaded.files.first().map(|file| file.display().to_string()).unwrap_or_default(),

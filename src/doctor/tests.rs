@@ -302,6 +302,18 @@ fn a_user_who_may_not_look_is_told_so() {
 }
 
 #[test]
+fn a_broker_that_knows_only_the_agents_name_is_not_complained_of() {
+    let system = System::new();
+    let mut facts = facts(&system, CONFIG);
+    facts.network.brokers = vec![broker(Some("Connection refused, return code: `NotAuthorized`"))];
+    assert_eq!(level(&facts, "broker"), Level::Error);
+    let mut page = health();
+    page["ingest"]["sources"][0]["state"] = json!("connected");
+    facts.agent.health = Some(Ok(page));
+    assert_eq!(level(&facts, "broker"), Level::Ok);
+}
+
+#[test]
 fn a_session_that_another_client_took_is_told() {
     let system = System::new();
     let mut facts = facts(&system, CONFIG);
