@@ -1,5 +1,7 @@
 //! What the endpoint and the brokers answered.
 
+use url::Url;
+
 use super::Check;
 use super::facts::{Broker, Facts};
 use crate::upload::probe::{Answered, Probed, Step};
@@ -205,7 +207,11 @@ fn connection_cure(facts: &Facts, probed: &Probed, text: &str) -> String {
         Some(via) => {
             format!("check cloud.proxy and HTTPS_PROXY; curl -v -x http://{via} https://example.com/")
         }
-        None => format!("check the network and the firewall: curl -v https://{}/", probed.host),
+        None => {
+            let endpoint = facts.settings().and_then(|settings| Url::parse(&settings.cloud.endpoint).ok());
+            let origin = endpoint.map_or_else(String::new, |url| url.origin().ascii_serialization());
+            format!("check the network and the firewall: curl -v {origin}/")
+        }
     }
 }
 
