@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report, in its helpers too")]
 
 mod blackbox;
+mod board;
 mod cli;
 mod clock;
 mod config;
