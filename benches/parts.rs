@@ -127,7 +127,7 @@ fn stages(rules: usize) -> Stages {
 }
 
 fn payloads(count: usize) -> Vec<String> {
-    let mut load = Load::new(1);
+    let mut load = Load::new(1, load::SENSORS);
     let (mut random, mut timestamp) = (fastrand::Rng::with_seed(1), NOW);
     let mut payload = || {
         // Evenly spaced times would compress too well.

@@ -14,13 +14,15 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::children::{Owned, free_port, write};
-use super::probe::{Usage, pss_bytes};
+use super::probe::{Memory, Usage, memory};
 
 /// What the agent is connected to.
 pub struct Wiring<'w> {
     pub broker_port: u16,
     pub endpoint: &'w str,
     pub ca_file: &'w Path,
+    /// Of an HTTP ingest, where one is wanted.
+    pub ingest_port: Option<u16>,
 }
 
 /// A running agent.
@@ -86,7 +88,7 @@ impl Agent {
     }
 
     /// The end of its log, which goes with the folder.
-    fn said(&self) -> String {
+    pub fn said(&self) -> String {
         let log = fs::read(&self.log).unwrap_or_default();
         String::from_utf8_lossy(&log[log.len().saturating_sub(SAID_BYTES_MAX)..]).into_owned()
     }
@@ -96,7 +98,20 @@ impl Agent {
     }
 
     pub fn pss_bytes(&self) -> Result<u64> {
-        pss_bytes(self.process.0.id())
+        Ok(self.memory()?.pss_bytes)
+    }
+
+    pub fn memory(&self) -> Result<Memory> {
+        memory(self.process.0.id())
+    }
+
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.process.0.try_wait(), Ok(None))
     }
 
     /// Commits since its start.
@@ -176,12 +191,18 @@ impl Metrics {
 /// Everything that is not wiring is the default, so that the figures are those of a default agent. But
 /// the broker is to keep no session, or it would queue every later load for an agent that is gone.
 fn configuration(folder: &Path, health_port: u16, wiring: &Wiring<'_>) -> String {
-    let Wiring { broker_port, endpoint, ca_file } = wiring;
+    let Wiring { broker_port, endpoint, ca_file, ingest_port } = wiring;
+    let (device, section) = match ingest_port {
+        Some(port) => {
+            (r#", { name = "gateway", ingest_type = "http" }"#, format!("[ingest.http]\nport = {port}\n"))
+        }
+        None => ("", String::new()),
+    };
     format!(
         r#"[agent]
 state_dir = "{state_dir}"
 [sensors]
-devices = [{{ name = "bench", ingest_type = "mqtt", topic = "bench/+" }}]
+devices = [{{ name = "bench", ingest_type = "mqtt", topic = "bench/+" }}{device}]
 [ingest.mqtt]
 host = "127.0.0.1"
 port = {broker_port}
@@ -194,7 +215,7 @@ ca_file = "{ca_file}"
 backoff_max_seconds = 1.0
 [health]
 port = {health_port}
-"#,
+{section}"#,
         state_dir = folder.display(),
         ca_file = ca_file.display(),
     )

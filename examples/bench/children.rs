@@ -84,7 +84,7 @@ impl Broker {
 }
 
 /// Starts the publisher that lies beside this program; `rate` 0 is full speed.
-pub fn publish(broker: &Broker, count: u64, rate: f64) -> Result<Owned> {
+pub fn publish(broker: &Broker, count: u64, rate: f64, sensors: u32) -> Result<Owned> {
     let program = std::env::current_exe()?.with_file_name("publish");
     let process = Command::new(&program)
         .args([
@@ -94,6 +94,8 @@ pub fn publish(broker: &Broker, count: u64, rate: f64) -> Result<Owned> {
             &count.to_string(),
             "--rate",
             &rate.to_string(),
+            "--sensors",
+            &sensors.to_string(),
         ])
         // Each run has other values.
         .args(["--seed", &fastrand::u32(..).to_string()])

@@ -2,8 +2,11 @@
 //! HTTPS endpoint, and the kernel's own counts. `scripts/bench` builds and runs it.
 
 mod agent;
+mod cgroup;
 mod children;
 mod endpoint;
+mod flood;
+mod memory;
 mod probe;
 mod report;
 mod scenarios;
@@ -49,6 +52,13 @@ struct Arguments {
     /// Instead of the measurements: a load with everything flapping, for so many minutes.
     #[arg(long, value_name = "MINUTES")]
     soak: Option<u64>,
+    /// Instead of the measurements: memory with 100,000 sensors, each part for so many seconds; wants root and a memory
+    /// controller.
+    #[arg(long, value_name = "SECONDS")]
+    memory: Option<u64>,
+    /// Of the control group in the last part of that.
+    #[arg(long, value_name = "MIB", default_value_t = 32)]
+    limit: u64,
     /// Of what goes wrong when in the soak.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -107,6 +117,9 @@ fn stripped(agent: &Path, folder: &Path) -> PathBuf {
 fn run(bench: &Bench, arguments: &Arguments, report: &mut Report) -> Result<()> {
     if let Some(minutes) = arguments.soak {
         return bench.soak(report, minutes, arguments.seed);
+    }
+    if let Some(seconds) = arguments.memory {
+        return bench.memory(report, seconds, arguments.limit);
     }
     let wants = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
     if wants("binary") {

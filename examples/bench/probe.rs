@@ -32,10 +32,23 @@ impl Usage {
     }
 }
 
-/// Proportional set size in bytes: what the process costs the machine's memory.
-pub fn pss_bytes(pid: u32) -> Result<u64> {
+/// What a process costs the machine's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Proportional set size.
+    pub pss_bytes: u64,
+    /// Heap and stacks: what the kernel cannot take back without swap.
+    pub anonymous_bytes: u64,
+}
+
+pub fn memory(pid: u32) -> Result<Memory> {
     let rollup = read(&format!("/proc/{pid}/smaps_rollup"))?;
-    Ok(number_after(&rollup, "\nPss:").context("no Pss in smaps_rollup")? * 1024)
+    let bytes = |key| Some(number_after(&rollup, key)? * 1024);
+    let missing = "no Pss or Anonymous in smaps_rollup";
+    Ok(Memory {
+        pss_bytes: bytes("\nPss:").context(missing)?,
+        anonymous_bytes: bytes("\nAnonymous:").context(missing)?,
+    })
 }
 
 /// The threads' own counts have nanoseconds but lose what ended threads used; the process's count has

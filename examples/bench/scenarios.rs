@@ -98,7 +98,7 @@ impl Bench {
         let (mut queued, mut publishing, mut peak) = (0, Duration::ZERO, 0);
         for &backlog in self.size.backlogs {
             let started = Instant::now();
-            let publisher = publish(&self.broker, backlog - queued, 0.0)?;
+            let publisher = publish(&self.broker, backlog - queued, 0.0, SENSORS)?;
             let step_peak = agent.wait_stored(backlog, LOAD_MAX)?;
             publishing += started.elapsed();
             publisher.finish("the publisher", LOAD_MAX)?;
@@ -175,7 +175,7 @@ impl Bench {
         let agent = self.agent_in("online")?;
         let (before, count) = (agent.usage()?, self.size.online);
         let started = Instant::now();
-        let publisher = publish(&self.broker, count, 0.0)?;
+        let publisher = publish(&self.broker, count, 0.0, SENSORS)?;
         let mut peak = agent.wait_stored(count, LOAD_MAX)?;
         let stored = started.elapsed().as_secs_f64();
         publisher.finish("the publisher", LOAD_MAX)?;
@@ -203,7 +203,7 @@ impl Bench {
         let (before, commits) = (agent.usage()?, agent.commits()?);
         // Nobody asks for its metrics meanwhile: at this rate that would show.
         let limit = Duration::from_secs(self.size.steady_seconds) + LOAD_MAX;
-        publish(&self.broker, count, STEADY_RATE as f64)?.finish("the publisher", limit)?;
+        publish(&self.broker, count, STEADY_RATE as f64, SENSORS)?.finish("the publisher", limit)?;
         agent.wait_stored(count, LOAD_MAX)?;
         if let Some(up) = &up {
             up.wait(count, LOAD_MAX, || {})?;
@@ -249,7 +249,7 @@ impl Bench {
         let agent = Agent::start(&command, &self.folder.join(name), &self.wiring(), "")
             .context("is valgrind installed? sudo apt-get install valgrind")?;
         if count > 0 {
-            let publisher = publish(&self.broker, count, 0.0)?;
+            let publisher = publish(&self.broker, count, 0.0, SENSORS)?;
             agent.wait_stored(count, LOAD_MAX)?;
             publisher.finish("the publisher", LOAD_MAX)?;
         }
@@ -268,11 +268,12 @@ impl Bench {
         Agent::start(&[&self.agent], &self.folder.join(name), &self.wiring(), sections)
     }
 
-    fn wiring(&self) -> Wiring<'_> {
+    pub fn wiring(&self) -> Wiring<'_> {
         Wiring {
             broker_port: self.broker.port,
             endpoint: &self.endpoint.url,
             ca_file: &self.endpoint.ca_file,
+            ingest_port: None,
         }
     }
 }
@@ -294,6 +295,8 @@ fn per_reading(used: Usage, readings: u64) -> f64 {
     used.written_bytes as f64 / readings as f64
 }
 
+/// Distinct names, unless their number is what matters.
+pub const SENSORS: u32 = 100;
 const STEADY_RATE: u64 = 500;
 /// For a whole load to be stored or delivered.
 const LOAD_MAX: Duration = Duration::from_secs(900);

@@ -14,7 +14,7 @@ use super::agent::Agent;
 use super::children::publish;
 use super::endpoint::Up;
 use super::report::Report;
-use super::scenarios::{Bench, mb};
+use super::scenarios::{Bench, SENSORS, mb};
 use super::server::Receiver;
 use super::server::behaviour::{Behaviour, Times};
 
@@ -26,7 +26,7 @@ impl Bench {
         let agent = self.agent_with("soak", STORE)?;
         // One for all phases, so that a batch that is sent again after one of them is known.
         let receiver = Receiver::new(Behaviour::default(), None);
-        let publisher = publish(&self.broker, count, RATE as f64)?;
+        let publisher = publish(&self.broker, count, RATE as f64, SENSORS)?;
         let watched = self.flap(&agent, &receiver, length, seed)?;
 
         // Now everything is well: what is left is delivered, and then the counters must agree.

@@ -1,5 +1,5 @@
 //! The load that the benchmarks put on the agent: JSON readings of 134 bytes, as a Python publisher
-//! writes them, over 100 sensors in turn. Values are a random walk with noise on top and times have
+//! writes them, over 100 sensors in turn or as many as asked for. Values are a random walk with noise on top and times have
 //! microseconds, so that they compress no better than those of real sensors.
 
 use std::fmt::Write;
@@ -26,21 +26,22 @@ pub struct Message<'l> {
 
 impl Load {
     /// The same `seed` gives the same values.
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, sensors: usize) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let sensor = |index: usize| Sensor {
             name: format!("site-1/hall-{}/line-{:02}/temperature-{index:03}", index / 50, index / 10),
-            topic: format!("bench/{index:03}"),
+            topic: format!("bench/{:03}", index % TOPICS),
             level: 20.0 + 60.0 * random.f64(),
         };
-        let sensors = (0..SENSORS).map(sensor).collect();
+        let sensors = (0..sensors).map(sensor).collect();
         Self { sensors, random, next: 0, payload: String::with_capacity(2 * READING_BYTES) }
     }
 
     /// The next reading, taken at `timestamp` in Unix seconds.
     pub fn next(&mut self, timestamp: f64) -> Message<'_> {
-        let sensor = &mut self.sensors[self.next];
-        self.next = (self.next + 1) % SENSORS;
+        let (sensors, current) = (self.sensors.len(), self.next);
+        let sensor = &mut self.sensors[current];
+        self.next = (current + 1) % sensors;
         sensor.level = (sensor.level + STEP * spread(&mut self.random)).clamp(VALUE_MIN, VALUE_MAX);
         let value = (sensor.level + NOISE * spread(&mut self.random)).clamp(VALUE_MIN, VALUE_MAX);
         self.payload.clear();
@@ -50,7 +51,7 @@ impl Load {
             sensor.name
         )
         .expect("a String takes any text");
-        debug_assert_eq!(self.payload.len(), READING_BYTES);
+        debug_assert!(sensors > SENSORS || self.payload.len() == READING_BYTES);
         Message { topic: &sensor.topic, payload: &self.payload }
     }
 }
@@ -60,8 +61,11 @@ fn spread(random: &mut fastrand::Rng) -> f64 {
     (0..12).map(|_| random.f64()).sum::<f64>() - 6.0
 }
 
-const SENSORS: usize = 100;
-/// Of a payload, for timestamps of today and the values below.
+/// Unless more are asked for.
+pub const SENSORS: usize = 100;
+/// A broker keeps a list of its own for each.
+const TOPICS: usize = 100;
+/// Of a payload, for timestamps of today, as many sensors and the values below.
 pub const READING_BYTES: usize = 134;
 /// Standard deviation of the walk from one reading of a sensor to its next.
 const STEP: f64 = 0.02;

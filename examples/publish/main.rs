@@ -35,6 +35,9 @@ struct Arguments {
     qos: u8,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Distinct names of sensors.
+    #[arg(long, default_value_t = load::SENSORS)]
+    sensors: usize,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -69,7 +72,7 @@ async fn publish(client: AsyncClient, arguments: &Arguments) -> anyhow::Result<(
     } else {
         PublishOptions::new(QoS::AtLeastOnce)
     };
-    let mut load = Load::new(arguments.seed);
+    let mut load = Load::new(arguments.seed, arguments.sensors.max(1));
     let started = Instant::now();
     for index in 0..arguments.count {
         if arguments.rate > 0.0 {
