@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use tokio::sync::oneshot;
 
+use crate::lifecycle::memory::Share;
+
 /// One value of one sensor, borrowed from the [`Batch`] that carries it.
 ///
 /// Its JSON form is the documented `SensorReading`.
@@ -129,6 +131,9 @@ pub const BATCH_READINGS_MAX: usize = 1024;
 /// A source sends its batch on when it holds this much text, in bytes.
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 
+/// What a full batch takes up in memory, for readings of usual length: its text grows in doubling steps.
+pub const BATCH_MEMORY_BYTES: usize = 2 * BATCH_BYTES_MAX;
+
 /// Readings of one source, in order of arrival, in one allocation for all their text.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -139,6 +144,8 @@ pub struct Batch {
     pub receipt: Option<Receipt>,
     /// The source cannot go on before this batch is committed, so waiting for more is in vain.
     pub urgent: bool,
+    /// Of the memory for what is on its way; given back after the commit.
+    pub share: Option<Share>,
 }
 
 #[derive(Debug)]
@@ -217,6 +224,13 @@ impl Batch {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// What it takes up in memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.text.capacity()
+            + self.rows.capacity() * size_of::<Row>()
+            + self.refusals.capacity() * size_of::<(Refusal, Range<u32>)>()
     }
 
     /// Bytes of text that it holds.

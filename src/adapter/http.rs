@@ -162,15 +162,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(source: Source, intake: &Intake) -> Self {
-        let intake = Intake {
-            batches: intake.batches.clone(),
-            stop: intake.stop.clone(),
-            status: intake.status.clone(),
-            poll_interval: intake.poll_interval,
-            once: intake.once,
-            device_id: intake.device_id.clone(),
-        };
-        Self { source, intake, bodies: Semaphore::new(BODIES_MAX) }
+        Self { source, intake: intake.share(), bodies: Semaphore::new(BODIES_MAX) }
     }
 }
 

@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::section::{Problems, Section, nearest};
-use crate::reading::Batch;
+use crate::lifecycle::memory::{Allotment, Share};
+use crate::reading::{BATCH_MEMORY_BYTES, Batch};
 
 macro_rules! adapters {
     ($($kind:ident => $variant:ident,)*) => {
@@ -196,6 +197,10 @@ impl Status {
 pub struct Intake {
     /// Bounded: when it is full the source waits, and so does the device behind it.
     pub batches: mpsc::Sender<Batch>,
+    /// Bounds the bytes of all batches from here to their commit; without room the source waits too.
+    pub flight: Allotment,
+    /// Bounds the bytes of all HTTP bodies.
+    pub bodies: Allotment,
     /// Cancelled when the source is to stop taking in.
     pub stop: CancellationToken,
     pub status: Arc<Status>,
@@ -220,12 +225,37 @@ impl Intake {
             return Ok(());
         }
         self.count(&batch);
-        self.batches.send(batch).await.map_err(|_| Error::Closed)
+        self.place().await?.put(batch);
+        Ok(())
+    }
+
+    /// Waits for a place for one batch. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] when the pipeline is gone: end.
+    pub async fn place(&self) -> Result<Place<'_>, Error> {
+        let permit = self.batches.reserve().await.map_err(|_| Error::Closed)?;
+        Ok(Place { permit, share: self.flight.take(BATCH_MEMORY_BYTES).await })
     }
 
     /// Counts a batch that is about to be handed on.
     pub fn count(&self, batch: &Batch) {
         self.status.readings.fetch_add(batch.readings().len() as u64, Relaxed);
+    }
+
+    /// The same intake for another part of its source.
+    pub fn share(&self) -> Self {
+        Self {
+            batches: self.batches.clone(),
+            flight: self.flight.clone(),
+            bodies: self.bodies.clone(),
+            stop: self.stop.clone(),
+            status: self.status.clone(),
+            poll_interval: self.poll_interval,
+            once: self.once,
+            device_id: self.device_id.clone(),
+        }
     }
 
     /// Waits for `duration`; false when the source is to stop instead.
@@ -234,5 +264,21 @@ impl Intake {
             () = self.stop.cancelled() => false,
             () = tokio::time::sleep(duration) => true,
         }
+    }
+}
+
+/// Room for one batch on its way to the pipeline.
+pub struct Place<'i> {
+    permit: mpsc::Permit<'i, Batch>,
+    share: Share,
+}
+
+impl Place<'_> {
+    /// Hands the batch on.
+    pub fn put(self, mut batch: Batch) {
+        let Self { permit, mut share } = self;
+        share.fit(batch.memory_bytes());
+        batch.share = Some(share);
+        permit.send(batch);
     }
 }

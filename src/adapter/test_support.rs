@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::{Error, Intake, Source, State, Status, read_sources};
 use crate::config::section::{Problems, Section};
 use crate::config::tree::{Entry, Node, Place, Table, Value};
+use crate::lifecycle::memory::Allotment;
 use crate::reading::{Batch, Committed};
 
 /// An intake that polls every 10 ms, and the far end of its channel.
@@ -18,6 +19,8 @@ pub fn intake(batches_max: usize) -> (Intake, mpsc::Receiver<Batch>) {
     let (batches, received) = mpsc::channel(batches_max);
     let intake = Intake {
         batches,
+        flight: Allotment::default(),
+        bodies: Allotment::default(),
         stop: CancellationToken::new(),
         status: Arc::new(Status::new("test".to_owned(), "test")),
         poll_interval: Duration::from_millis(10),

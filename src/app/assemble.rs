@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -19,6 +20,7 @@ use crate::config::{LoadOptions, Loaded};
 use crate::health::view::View;
 use crate::health::wear::{REMEMBERED_AS, Wear};
 use crate::lifecycle::blackbox::What;
+use crate::lifecycle::memory::{self, Memory};
 use crate::lifecycle::sentinel::Sentinel;
 use crate::lifecycle::systemd;
 use crate::lifecycle::watchdog::{Check, Progress, Watchdog};
@@ -74,7 +76,7 @@ pub async fn connect(material: Material<'_>, tasks: &mut Tasks) -> anyhow::Resul
     let config = loaded.config.clone();
     let previous = opened.previous.clone();
     let (inbound, intake) = (&mut tasks.inbound, tasks.intake.clone());
-    let parts = Parts::build(&config, opened, inbound, intake, &place.blackbox).await?;
+    let parts = Parts::build(&config, opened, inbound, intake, place).await?;
     let delivery = Arc::new(upload::Status::default());
     let upload_progress = Arc::new(Progress::default());
     let mut checks = parts.progress.to_vec();
@@ -94,6 +96,7 @@ pub async fn connect(material: Material<'_>, tasks: &mut Tasks) -> anyhow::Resul
         store: store.counters().clone(),
         delivery: delivery.clone(),
         configured: front.configured.subscribe(),
+        memory: place.memory.status.clone(),
     };
     front.show(View {
         verdict: watchdog.verdict.subscribe(),
@@ -111,6 +114,7 @@ pub async fn connect(material: Material<'_>, tasks: &mut Tasks) -> anyhow::Resul
         upload::run(store.clone(), cloud_receiver, device, delivery, upload_progress, tasks.egress.clone()),
     );
     let store_counters = store.counters().clone();
+    govern(tasks, store.clone(), counters.clone(), place);
     look_on(tasks, wear, store.clone(), place, watched);
     let sentinel = systemd::watchdog_interval()
         .map(|interval| watch_the_runtime(interval, watchdog.beat.clone(), checks.clone(), place))
@@ -118,6 +122,33 @@ pub async fn connect(material: Material<'_>, tasks: &mut Tasks) -> anyhow::Resul
         .context("cannot start the thread that watches the runtime")?;
     watch_over(tasks, watchdog, store, &checks);
     Ok(Agent { reloader, store_end, store_counters, checks, _sentinel: sentinel, taken_in: counters })
+}
+
+/// What the governor reaches.
+struct Governed {
+    store: Store,
+    pipeline: Arc<pipeline::Counters>,
+}
+
+impl memory::Parts for Governed {
+    fn shed(&self) {
+        self.pipeline.is_short_of_memory.store(true, Relaxed);
+        self.store.shed();
+    }
+
+    fn relieved(&self) {
+        self.pipeline.is_short_of_memory.store(false, Relaxed);
+    }
+}
+
+/// Starts what holds the process to its memory plan.
+fn govern(tasks: &mut Tasks, store: Store, pipeline: Arc<pipeline::Counters>, place: &Place) {
+    let Memory { plan, status, flight, .. } = place.memory.clone();
+    let governor = memory::run(plan, flight, status, Governed { store, pipeline }, tasks.egress.clone());
+    tasks.outbound.spawn("memory governor", async {
+        governor.await;
+        anyhow::Ok(())
+    });
 }
 
 /// Starts what only looks on and writes down.

@@ -15,6 +15,7 @@ use crate::health::server;
 use crate::health::view::{Configured, Phase, View};
 use crate::health::wear::Wear;
 use crate::lifecycle::listen_fds::take_listeners;
+use crate::lifecycle::memory::Memory;
 use crate::lifecycle::supervisor::Supervisor;
 use crate::lifecycle::systemd::{self, Notifier};
 use crate::lifecycle::watchdog::{Progress, Watchdog};
@@ -41,7 +42,7 @@ pub struct Front {
 impl Front {
     /// Of a start with `loaded` at `started_at` on the boot clock; nobody is told anything yet. The watchdog is for
     /// [`Self::keep_alive`].
-    pub fn new(loaded: &Loaded, started_at: Duration) -> (Self, Watchdog) {
+    pub fn new(loaded: &Loaded, memory: Memory, started_at: Duration) -> (Self, Watchdog) {
         let notifier = Notifier::from_env();
         let opening = Arc::new(Progress::default());
         let checks = vec![("opening of the store", opening.clone())];
@@ -60,6 +61,7 @@ impl Front {
             previous: None,
             wear: Arc::new(Wear::new(loaded.config.wear, None, Arc::default(), started_at)),
             host: Arc::new(Host::new(loaded.config.store.state_dir.clone())),
+            memory,
         };
         let views = watch::Sender::new(Arc::new(view));
         (Self { notifier, phase, configured, opening, serving: Arc::default(), views }, watchdog)

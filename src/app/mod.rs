@@ -42,6 +42,7 @@ pub fn start(loaded: Loaded, options: LoadOptions, once: bool) -> anyhow::Result
     }
     // Held to the very end.
     let place = Arc::new(Place::new(&loaded, once));
+    place.memory.tell();
     let blackbox = &place.blackbox;
     blackbox.record_panics();
     let result = block_on(loaded, options, once, Surroundings { log, started_at, place: place.clone() });

@@ -37,7 +37,7 @@ pub async fn run(mut config: Config, place: &Place) -> anyhow::Result<()> {
     let opened = opening::open(place, config.store.clone(), &alive)?;
     let mut supervisor = Supervisor::default();
     let Parts { store, store_end, sources, plans, counters: _, privacy_counters: _, progress: _ } =
-        Parts::build(&config, opened, &mut supervisor, stop.clone(), &place.blackbox).await?;
+        Parts::build(&config, opened, &mut supervisor, stop.clone(), place).await?;
     drop(plans);
 
     let mut failures = Vec::new();

@@ -6,19 +6,19 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::opening::Opened;
+use super::place::Place;
 use super::salvaged;
 use super::sources::Sources;
 use crate::clock;
 use crate::clock::mark::{self, Mark};
 use crate::config::Config;
-use crate::lifecycle::blackbox::Blackbox;
 use crate::lifecycle::supervisor::Supervisor;
 use crate::lifecycle::watchdog::Progress;
 use crate::pipeline::rule::Rules;
-use crate::pipeline::window::Windows;
+use crate::pipeline::window::{Room, Windows};
 use crate::pipeline::{self, Counters, Plan, Stages};
 use crate::privacy::{self, Firewall};
-use crate::store::{self, AuditEntry, Store};
+use crate::store::{self, AuditEntry, Hold, Store};
 
 /// Batches that wait for the pipeline. When it is full the sources wait, and so do the devices.
 const BATCHES_MAX: usize = 256;
@@ -48,15 +48,30 @@ impl Parts {
         opened: Opened,
         supervisor: &mut Supervisor,
         intake: CancellationToken,
-        blackbox: &Blackbox,
+        place: &Place,
     ) -> anyhow::Result<Self> {
+        let (memory, blackbox) = (&place.memory, &place.blackbox);
         let Opened { store, store_end, store_progress, key, previous: _ } = opened;
         salvaged::tell(&store, blackbox).await;
         store.report_gaps(config.cloud.enabled);
-        let firewall = Firewall::new(&config.privacy, key);
+        let bounds = &memory.plan;
+        let hold = Hold {
+            group_bytes_max: bounds.group_bytes,
+            block_bytes_max: bounds.block_bytes,
+            page_cache_bytes: bounds.page_cache_bytes,
+            delivery_bytes_max: bounds.delivery_bytes,
+        };
+        store.hold(hold).await?;
+        let firewall = Firewall::new(&config.privacy, key).remembering(bounds.decisions);
         let privacy_counters = firewall.counters();
         let plan = plan(config)?;
-        let stages = Stages { firewall, rules: plan.rules, windows: plan.windows, deliver: plan.deliver };
+        let room = Room { states_max: bounds.window_states, panes_max: bounds.window_panes };
+        let stages = Stages {
+            firewall,
+            rules: plan.rules.remembering(bounds.cooldowns),
+            windows: plan.windows.within(room),
+            deliver: plan.deliver,
+        };
         store.audit(policy_loaded(&config.privacy, &config.clock)).await?;
 
         let (batches, receiver) = mpsc::channel(BATCHES_MAX);
@@ -73,11 +88,12 @@ impl Parts {
             commit_interval: config.store.commit_interval,
             commit_interval_max: config.wear.commit_interval_max,
             clock: config.clock,
+            staged_bytes_max: bounds.staged_bytes,
         };
         supervisor.spawn("pipeline", pipeline::run(stages, wiring));
         let device_id = device_id(config, &store);
         Ok(Self {
-            sources: Sources::new(batches, intake, device_id),
+            sources: Sources::new(batches, memory.clone(), intake, device_id),
             store,
             store_end,
             plans,

@@ -1,4 +1,5 @@
-//! The state directory as far as the process holds it: its lock and the black box in it.
+//! What the process holds from its start to its end: the state directory with its lock and its black box, and the
+//! memory that it may use.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -6,11 +7,13 @@ use std::sync::{Mutex, PoisonError};
 use crate::config::Loaded;
 use crate::lifecycle::blackbox::{Blackbox, Previous, What};
 use crate::lifecycle::lock::{LockError, StateLock};
+use crate::lifecycle::memory::Memory;
 
 /// To be kept to the very end of the process: the last that is written is the black box.
 pub struct Place {
     state_dir: PathBuf,
     pub blackbox: Blackbox,
+    pub memory: Memory,
     /// The detail of the record of this start.
     introduction: String,
     /// A mutex, because what cannot be had at the start is tried again on another thread than that which ends
@@ -35,6 +38,7 @@ impl Place {
         Self {
             state_dir: loaded.config.store.state_dir.clone(),
             blackbox: Blackbox::default(),
+            memory: Memory::of_process(),
             introduction: format!("version {}, {file}{pass}", env!("CARGO_PKG_VERSION")),
             held: Mutex::default(),
         }

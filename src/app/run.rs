@@ -33,7 +33,7 @@ pub async fn run(loaded: Loaded, options: LoadOptions, surroundings: Surrounding
         std::process::exit(code)
     }));
     let mut tasks = Tasks::default();
-    let (front, watchdog) = Front::new(&loaded, started_at);
+    let (front, watchdog) = Front::new(&loaded, place.memory.clone(), started_at);
 
     let mut startup = Startup {
         loaded,

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapter::{Intake, Source, State, Status};
+use crate::lifecycle::memory::Memory;
 use crate::lifecycle::restart::RestartPolicy;
 use crate::lifecycle::supervisor::{Running, Supervisor};
 use crate::reading::Batch;
@@ -19,6 +20,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Sources {
     /// Goes with this struct, so that the pipeline ends once the last source has.
     batches: mpsc::Sender<Batch>,
+    memory: Memory,
     intake: CancellationToken,
     device_id: String,
     running: Vec<RunningSource>,
@@ -32,8 +34,13 @@ struct RunningSource {
 }
 
 impl Sources {
-    pub fn new(batches: mpsc::Sender<Batch>, intake: CancellationToken, device_id: String) -> Self {
-        Self { batches, intake, device_id, running: Vec::new() }
+    pub fn new(
+        batches: mpsc::Sender<Batch>,
+        memory: Memory,
+        intake: CancellationToken,
+        device_id: String,
+    ) -> Self {
+        Self { batches, memory, intake, device_id, running: Vec::new() }
     }
 
     /// Starts a source under the supervisor, which restarts it alone when it fails.
@@ -93,6 +100,8 @@ impl Sources {
     ) -> Intake {
         Intake {
             batches: self.batches.clone(),
+            flight: self.memory.flight.clone(),
+            bodies: self.memory.bodies.clone(),
             stop,
             status,
             poll_interval,

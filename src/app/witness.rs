@@ -11,6 +11,7 @@ use crate::adapter::State;
 use crate::config::LoadError;
 use crate::health::Configured;
 use crate::lifecycle::blackbox::{Blackbox, What};
+use crate::lifecycle::memory;
 use crate::lifecycle::supervisor::Failure;
 use crate::lifecycle::watchdog::{Check, Verdict};
 use crate::{clock, store, upload};
@@ -31,6 +32,7 @@ pub struct Watched {
     pub store: Arc<store::Counters>,
     pub delivery: Arc<upload::Status>,
     pub configured: watch::Receiver<Configured>,
+    pub memory: Arc<memory::Status>,
 }
 
 /// Records until `stop`.
@@ -107,16 +109,23 @@ impl Watched {
             delivery.map(|trouble| format!("delivery is in trouble: {trouble}")),
             self.store.trouble().map(|trouble| trouble.reason().to_owned()),
             (!failing.is_empty()).then(|| format!("sources are failing: {}", failing.join(", "))),
+            (self.memory.state() == memory::State::Slowing).then(|| NAMES[MEMORY].to_owned()),
             clock::is_synchronised().then(String::new),
         ]
     }
 }
 
-/// Delivery, disk, sources, and the clock, whose being synchronised is the condition.
-const CONDITIONS: usize = 4;
-const NAMES: [&str; CONDITIONS] =
-    ["delivery is in trouble", "the disk takes nothing", "sources are failing", "the clock is synchronised"];
-const CLOCK: usize = 3;
+/// Delivery, disk, sources, memory, and the clock, whose being synchronised is the condition.
+const CONDITIONS: usize = 5;
+const NAMES: [&str; CONDITIONS] = [
+    "delivery is in trouble",
+    "the disk takes nothing",
+    "sources are failing",
+    "memory is above its plan",
+    "the clock is synchronised",
+];
+const MEMORY: usize = 3;
+const CLOCK: usize = 4;
 
 /// What was recorded last of each condition.
 struct Known {
@@ -126,7 +135,7 @@ struct Known {
 
 impl Known {
     fn new(is_synchronised: bool) -> Self {
-        Self { lasts: [false, false, false, is_synchronised], records: [RECORDS_AT_ONCE; CONDITIONS] }
+        Self { lasts: [false, false, false, false, is_synchronised], records: [RECORDS_AT_ONCE; CONDITIONS] }
     }
 
     fn earn(&mut self) {
@@ -157,7 +166,13 @@ mod tests {
     use super::*;
 
     fn conditions(delivery: bool, synchronised: bool) -> [Option<String>; CONDITIONS] {
-        [delivery.then(|| "delivery is in trouble: x".to_owned()), None, None, synchronised.then(String::new)]
+        [
+            delivery.then(|| "delivery is in trouble: x".to_owned()),
+            None,
+            None,
+            None,
+            synchronised.then(String::new),
+        ]
     }
 
     #[test]

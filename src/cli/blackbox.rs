@@ -1,6 +1,6 @@
 //! `blackbox`: prints what the black box holds, of an agent that runs or not, or of a copied file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -10,6 +10,7 @@ use super::store::table;
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK};
 use crate::config::{LoadOptions, load};
 use crate::lifecycle::blackbox::{self, FILE_NAME, Record, What};
+use crate::lifecycle::lock::StateLock;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -25,10 +26,18 @@ pub struct Arguments {
     /// Only the newest so many
     #[arg(long, value_name = "N")]
     last: Option<usize>,
+    /// Print nothing, and note how the agent ended, for ExecStopPost= of its unit
+    #[arg(long, conflicts_with_all = ["file", "json", "last"])]
+    note_end: bool,
 }
 
 /// Prints the records, the newest last; returns the exit code.
 pub fn run(config: Option<PathBuf>, arguments: Arguments) -> u8 {
+    let notes_end = arguments.note_end;
+    // What ended well costs nothing.
+    if notes_end && matches!(variable("SERVICE_RESULT").as_str(), "" | "success" | "exit-code") {
+        return EXIT_OK;
+    }
     let path = match (arguments.file, arguments.state_dir) {
         (Some(file), _) => file,
         (None, Some(dir)) => dir.join(FILE_NAME),
@@ -40,6 +49,9 @@ pub fn run(config: Option<PathBuf>, arguments: Arguments) -> u8 {
             }
         },
     };
+    if notes_end {
+        return note_end(&path);
+    }
     let records = match blackbox::read(&path) {
         Ok(records) => records,
         Err(error) => {
@@ -50,6 +62,25 @@ pub fn run(config: Option<PathBuf>, arguments: Arguments) -> u8 {
     let newest = &records[records.len().saturating_sub(arguments.last.unwrap_or(usize::MAX))..];
     print!("{}", if arguments.json { json(newest) } else { text(newest) });
     EXIT_OK
+}
+
+/// What systemd says of the end to `ExecStopPost=` (systemd.exec(5)).
+fn note_end(path: &Path) -> u8 {
+    let state_dir = path.parent().unwrap_or(Path::new("."));
+    // Another agent may have taken the directory: then this end is no news.
+    let Ok(_lock) = StateLock::take(state_dir) else { return EXIT_OK };
+    let status = variable("EXIT_STATUS");
+    match blackbox::note_killed(state_dir, &variable("SERVICE_RESULT"), &status) {
+        Ok(_) => EXIT_OK,
+        Err(error) => {
+            eprintln!("pyv-edge-agent: the end cannot be noted in {}: {error}", path.display());
+            EXIT_FAILED
+        }
+    }
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
 }
 
 /// A table for people.

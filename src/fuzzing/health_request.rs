@@ -67,6 +67,7 @@ fn view() -> View {
         previous: None,
         wear: Arc::new(Wear::new(settings, None, Arc::default(), Duration::ZERO)),
         host: Arc::new(Host::with_roots(NOWHERE.into(), NOWHERE.into(), NOWHERE.into())),
+        memory: crate::lifecycle::memory::Memory::default(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::delivery::days_left;
 use super::host::Sample;
+use super::memory;
 use super::view::{Status, View, state_name};
 use crate::adapter::State;
 use crate::clock;
@@ -24,6 +25,7 @@ pub(super) fn page(view: &View, status: Status, host: &Sample, since_boot: Durat
     sources(&mut page, view);
     wear(&mut page, view);
     clock(&mut page, view);
+    memory::metrics(&mut page, &view.memory);
     board(&mut page, host);
     page.0
 }
@@ -253,20 +255,20 @@ fn board(page: &mut Page, host: &Sample) {
 }
 
 /// The text so far.
-struct Page(String);
+pub(super) struct Page(String);
 
 /// One metric; its head is written, samples follow.
-struct Family<'a> {
+pub(super) struct Family<'a> {
     page: &'a mut String,
     name: &'static str,
 }
 
 impl Page {
-    fn counter(&mut self, name: &'static str, help: &'static str) -> Family<'_> {
+    pub(super) fn counter(&mut self, name: &'static str, help: &'static str) -> Family<'_> {
         self.family(name, help, "counter")
     }
 
-    fn gauge(&mut self, name: &'static str, help: &'static str) -> Family<'_> {
+    pub(super) fn gauge(&mut self, name: &'static str, help: &'static str) -> Family<'_> {
         self.family(name, help, "gauge")
     }
 
@@ -279,7 +281,7 @@ impl Page {
 }
 
 impl Family<'_> {
-    fn put(&mut self, labels: &[(&'static str, &str)], value: impl Display) {
+    pub(super) fn put(&mut self, labels: &[(&'static str, &str)], value: impl Display) {
         write!(self.page, "{PREFIX}{}", self.name).ok();
         for (index, (label, text)) in labels.iter().enumerate() {
             self.page.push(if index == 0 { '{' } else { ',' });
@@ -293,7 +295,7 @@ impl Family<'_> {
         writeln!(self.page, " {value}").ok();
     }
 
-    fn put_atomic(&mut self, value: &AtomicU64) {
+    pub(super) fn put_atomic(&mut self, value: &AtomicU64) {
         self.put(&[], value.load(Relaxed));
     }
 

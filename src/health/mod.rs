@@ -2,6 +2,7 @@
 
 mod delivery;
 pub mod host;
+mod memory;
 mod metrics;
 mod pace;
 mod report;

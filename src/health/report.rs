@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::delivery;
 use super::host::Sample;
+use super::memory::Memory;
 use super::view::{Assessment, Configured, Phase, Reload, View, state_name};
 use super::wear::Written;
 use crate::adapter::{self, State};
@@ -30,6 +31,7 @@ pub(super) struct Report {
     clock: Clock,
     refused: BTreeMap<&'static str, u64>,
     wear: Wear,
+    memory: Memory,
 }
 
 #[derive(Serialize)]
@@ -180,6 +182,7 @@ impl Report {
             clock: Clock::new(view, since_boot),
             refused: Refusal::ALL.map(|reason| (reason.name(), view.pipeline.refused(reason))).into(),
             wear: Wear::new(view, since_boot, now),
+            memory: Memory::new(&view.memory),
         }
     }
 }

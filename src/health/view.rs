@@ -12,6 +12,7 @@ use super::host::{Host, Sample};
 use super::wear::Wear;
 use crate::adapter::{self, State};
 use crate::lifecycle::blackbox::Previous;
+use crate::lifecycle::memory::{Memory, State as MemoryState};
 use crate::lifecycle::watchdog::Verdict;
 use crate::store::Trouble;
 use crate::{clock, pipeline, privacy, store, upload};
@@ -82,6 +83,7 @@ pub struct View {
     pub previous: Option<Previous>,
     pub wear: Arc<Wear>,
     pub host: Arc<Host>,
+    pub memory: Memory,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,6 +151,9 @@ impl View {
         }
         if self.store.short_of_inodes.load(Relaxed) {
             found.worsen(Status::Degraded, "store: its file system has few inodes left".to_owned());
+        }
+        if self.memory.status.state() == MemoryState::Slowing {
+            found.worsen(Status::Degraded, "memory: above its plan, sources wait for their turn".to_owned());
         }
         let configured = self.configured.borrow();
         if configured.cloud_enabled {
@@ -259,6 +264,7 @@ pub(super) mod tests {
             previous: None,
             wear: Arc::new(Wear::new(settings, None, Arc::default(), Duration::ZERO)),
             host: Arc::new(Host::new("/".into())),
+            memory: Memory::default(),
         };
         Agent { view, phase, configured, verdict }
     }

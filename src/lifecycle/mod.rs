@@ -5,6 +5,7 @@ pub mod blackbox;
 pub mod hang;
 pub mod listen_fds;
 pub mod lock;
+pub mod memory;
 pub mod outcome;
 pub mod restart;
 pub mod sentinel;

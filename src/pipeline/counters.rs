@@ -22,6 +22,8 @@ pub struct Counters {
     pub accepted_bytes: AtomicU64,
     /// More was written than the flash budget allows: commits that nobody awaits are to be rarer.
     pub is_over_budget: AtomicBool,
+    /// Memory is short: what can be made anew is to be dropped, and commits are to be smaller.
+    pub is_short_of_memory: AtomicBool,
     /// What the pipeline believes of the wall clock, now.
     pub clock: clock::Status,
     /// Readings that wait for their commit, now.

@@ -21,14 +21,13 @@ const QUIET: Duration = Duration::from_millis(20);
 const STALLS_BETWEEN_PROBES_MAX: u32 = 1024;
 /// Fewer awaited readings are no full window: brokers default to 20.
 const STALL_READINGS_MIN: u32 = 16;
-/// What waits is committed at this size in bytes of JSON, however new it is.
-const STAGED_BYTES_MAX: usize = 512 * 1024;
-
 /// What waits for the next commit.
 #[derive(Debug)]
 pub struct Gather {
     commit_interval: Duration,
     commit_interval_max: Duration,
+    /// What waits is committed at this size in bytes of JSON, however new it is.
+    staged_bytes_max: usize,
     committed_at: Option<Instant>,
     first_arrival: Option<Instant>,
     last_arrival: Option<Instant>,
@@ -46,10 +45,11 @@ pub struct Gather {
 
 impl Gather {
     /// `commit_interval_max` is not below `commit_interval`.
-    pub fn new(commit_interval: Duration, commit_interval_max: Duration) -> Self {
+    pub fn new(commit_interval: Duration, commit_interval_max: Duration, staged_bytes_max: usize) -> Self {
         Self {
             commit_interval,
             commit_interval_max,
+            staged_bytes_max,
             committed_at: None,
             first_arrival: None,
             last_arrival: None,
@@ -105,7 +105,12 @@ impl Gather {
 
     /// Whether nothing more is to be taken in before the commit.
     pub fn is_full(&self) -> bool {
-        self.size_bytes >= STAGED_BYTES_MAX
+        self.size_bytes >= self.staged_bytes_max
+    }
+
+    /// Commits are to be made at this size from now on.
+    pub fn set_staged_bytes_max(&mut self, bytes: usize) {
+        self.staged_bytes_max = bytes;
     }
 
     /// Notes that everything was handed to the store.
@@ -145,6 +150,7 @@ impl Gather {
 mod tests {
     use super::*;
 
+    const STAGED_BYTES_MAX: usize = 512 * 1024;
     const INTERVAL: Duration = Duration::from_secs(1);
     const INTERVAL_MAX: Duration = Duration::from_secs(30);
 
@@ -178,7 +184,7 @@ mod tests {
 
     #[test]
     fn readings_that_nobody_awaits_are_gathered_for_the_whole_interval() {
-        let (mut gather, start) = (Gather::new(INTERVAL, INTERVAL_MAX), Instant::now());
+        let (mut gather, start) = (Gather::new(INTERVAL, INTERVAL_MAX, STAGED_BYTES_MAX), Instant::now());
         assert_eq!(gather.due(false), None);
         for millis in 0..50 {
             gather.arrived(0, false, 1000, after(start, millis));
@@ -188,7 +194,7 @@ mod tests {
 
     #[test]
     fn beyond_the_budget_only_what_nobody_awaits_waits_longer() {
-        let (mut gather, start) = (Gather::new(INTERVAL, INTERVAL_MAX), Instant::now());
+        let (mut gather, start) = (Gather::new(INTERVAL, INTERVAL_MAX, STAGED_BYTES_MAX), Instant::now());
         gather.arrived(0, false, 1000, start);
         assert_eq!(gather.due(true), Some(start + INTERVAL_MAX));
         assert_eq!(gather.due(false), Some(start + INTERVAL));
@@ -200,7 +206,7 @@ mod tests {
 
     #[test]
     fn urgent_events_are_committed_at_once_but_not_each_by_itself() {
-        let (mut gather, start) = (Gather::new(INTERVAL, INTERVAL_MAX), Instant::now());
+        let (mut gather, start) = (Gather::new(INTERVAL, INTERVAL_MAX, STAGED_BYTES_MAX), Instant::now());
         gather.arrived(0, false, 1000, start);
         gather.holds_urgent();
         assert_eq!(gather.due(true), Some(start));
@@ -216,14 +222,14 @@ mod tests {
 
     #[test]
     fn an_urgent_batch_does_not_wait() {
-        let (mut gather, start) = (Gather::new(INTERVAL, INTERVAL_MAX), Instant::now());
+        let (mut gather, start) = (Gather::new(INTERVAL, INTERVAL_MAX, STAGED_BYTES_MAX), Instant::now());
         gather.arrived(1, true, 100, start);
         assert_eq!(gather.due(false), Some(start));
     }
 
     #[test]
     fn size_alone_is_a_reason_to_commit() {
-        let (mut gather, start) = (Gather::new(INTERVAL, INTERVAL_MAX), Instant::now());
+        let (mut gather, start) = (Gather::new(INTERVAL, INTERVAL_MAX, STAGED_BYTES_MAX), Instant::now());
         gather.arrived(0, false, STAGED_BYTES_MAX, start);
         assert_eq!(gather.due(false), Some(start));
         assert!(gather.is_full());
@@ -233,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_source_that_its_broker_stalls_is_committed_soon_after_it_falls_silent() {
-        let mut gather = Gather::new(INTERVAL, INTERVAL_MAX);
+        let mut gather = Gather::new(INTERVAL, INTERVAL_MAX, STAGED_BYTES_MAX);
         // More than the window of 20 is always waiting in the broker.
         let (commits, stored) = run(&mut gather, 1000, 100, 20, 10);
         assert!(commits > 300, "{commits} commits");
@@ -243,7 +249,7 @@ mod tests {
     #[test]
     fn bursts_are_soon_gathered_for_the_whole_interval() {
         for (count, period_ms) in [(20, 200), (33, 66), (5, 10), (100, 250), (30, 50)] {
-            let mut gather = Gather::new(INTERVAL, INTERVAL_MAX);
+            let mut gather = Gather::new(INTERVAL, INTERVAL_MAX, STAGED_BYTES_MAX);
             run(&mut gather, count, period_ms, 65535, 10);
             let (commits, _) = run(&mut gather, count, period_ms, 65535, 10);
             assert!(commits <= 14, "{commits} commits in 10 seconds of {count} each {period_ms} ms");
@@ -252,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_window_that_became_smaller_is_found_out() {
-        let mut gather = Gather::new(INTERVAL, INTERVAL_MAX);
+        let mut gather = Gather::new(INTERVAL, INTERVAL_MAX, STAGED_BYTES_MAX);
         run(&mut gather, 500, 100, 5000, 5);
         let (commits, _) = run(&mut gather, 1000, 100, 20, 10);
         assert!(commits > 300, "{commits} commits");

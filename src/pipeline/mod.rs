@@ -49,6 +49,8 @@ pub struct Wiring {
     /// The same for readings that nobody awaits, while [`Counters::is_over_budget`].
     pub commit_interval_max: Duration,
     pub clock: clock::Settings,
+    /// JSON that waits for a commit, in bytes; more is committed at once.
+    pub staged_bytes_max: usize,
 }
 
 /// Runs until every source is gone and what they sent is handed to the store.
@@ -66,13 +68,14 @@ pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
         commit_interval,
         commit_interval_max,
         clock,
+        staged_bytes_max,
     } = wiring;
     let mut staged = Staged::default();
     let mut keeper = Timekeeper::new(clock, store.clock_offset(), &counters);
     // The store delivers nothing provisional before it knows how the clock stands.
     keeper.look(false, &mut stages, &mut staged, &counters);
     store.append(std::mem::take(&mut staged)).await?;
-    let mut gather = Gather::new(commit_interval, commit_interval_max);
+    let mut gather = Gather::new(commit_interval, commit_interval_max, staged_bytes_max);
     // Reset only when it has fired: setting a timer for every arrival would cost more than the
     // readings do.
     let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
@@ -116,7 +119,15 @@ pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
             Some(plan) = plans.recv() => stages.reload(plan),
             _ = tick.tick() => {
                 keeper.look(true, &mut stages, &mut staged, &counters);
-                stages.tick(&keeper.standing(), &mut staged, &counters);
+                let is_short = counters.is_short_of_memory.load(Relaxed);
+                gather.set_staged_bytes_max(if is_short { staged_bytes_max / 4 } else { staged_bytes_max });
+                if is_short {
+                    stages.shed();
+                }
+                // While the store takes nothing, windows wait like everything else.
+                if !gather.is_full() {
+                    stages.tick(&keeper.standing(), &mut staged, &counters);
+                }
                 if !staged.is_empty() {
                     gather.arrived(0, false, staged.size_bytes(), Instant::now());
                 }
@@ -143,6 +154,11 @@ fn take_in(
     let size_bytes = staged.size_bytes();
     counters.accepted_bytes.fetch_add((size_bytes - bytes_before) as u64, Relaxed);
     let mut awaited = 0;
+    if let Some(mut share) = batch.share.take() {
+        // From here on what is staged takes the room of the batch.
+        share.fit(size_bytes - bytes_before);
+        staged.occupy(share);
+    }
     if let Some(receipt) = batch.receipt.take() {
         awaited = committed.accepted + committed.refused;
         staged.answer(receipt, committed);

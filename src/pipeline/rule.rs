@@ -95,6 +95,12 @@ impl Rules {
         Ok(Self { rules, cooldowns })
     }
 
+    /// With the fires of so many pairs of rule and sensor remembered at most, also after a reload.
+    pub fn remembering(mut self, entries_max: usize) -> Self {
+        self.cooldowns.limit(entries_max);
+        self
+    }
+
     /// Goes on where `old` stopped: counters stay with their rule's name, cooldowns with rules whose
     /// settings did not change. Call it before anyone asks for [`Self::counters`].
     pub fn carry_over(&mut self, old: Self) {

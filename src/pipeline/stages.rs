@@ -47,6 +47,11 @@ impl Stages {
         self.rules.clock_moved(moved);
     }
 
+    /// Drops what is made anew when it is needed.
+    pub fn shed(&mut self) {
+        self.firewall.shed();
+    }
+
     /// Takes every reading of `batch` through the stages and stages what comes out. The agent's own
     /// stamps become wall time by `standing`.
     pub fn take_in(

@@ -30,6 +30,7 @@ pub struct Firewall {
     /// Index into `known`, by sensor.
     sensors: HashMap<Box<str>, u32>,
     known: Vec<Known>,
+    sensors_max: usize,
     outbound_text: String,
     local_text: String,
 }
@@ -48,9 +49,15 @@ impl Firewall {
             counters: Arc::default(),
             sensors: HashMap::new(),
             known: Vec::new(),
+            sensors_max: SENSORS_MAX,
             outbound_text: String::new(),
             local_text: String::new(),
         }
+    }
+
+    /// With decisions kept for so many sensors at most.
+    pub fn remembering(self, sensors_max: usize) -> Self {
+        Self { sensors_max: sensors_max.clamp(1, SENSORS_MAX), ..self }
     }
 
     /// Takes a new policy; the key and the counters stay.
@@ -142,7 +149,7 @@ impl Firewall {
             return *index as usize;
         }
         // A source that makes up names costs it time, never memory.
-        if self.known.len() >= SENSORS_MAX {
+        if self.known.len() >= self.sensors_max {
             self.forget();
         }
         let decision = self.policy.decide(sensor);
@@ -155,6 +162,11 @@ impl Firewall {
         self.known.push(Known { decision, alias });
         self.sensors.insert(sensor.into(), u32::try_from(index).expect("far fewer sensors are kept"));
         index
+    }
+
+    /// Forgets what was decided and gives its memory back; it is decided anew, and the same.
+    pub fn shed(&mut self) {
+        (self.sensors, self.known) = (HashMap::new(), Vec::new());
     }
 
     fn forget(&mut self) {

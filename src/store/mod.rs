@@ -58,7 +58,7 @@ pub use gap::Reason as GapReason;
 pub use imported::Digest;
 pub use staged::Staged;
 pub use trouble::Trouble;
-pub use worker::{GAP_RULE, open, open_watched, open_with};
+pub use worker::{GAP_RULE, Hold, open, open_watched, open_with};
 
 /// The file inside the state directory.
 pub const DATABASE_FILE: &str = "edge_store.db";
@@ -309,6 +309,8 @@ enum Command {
     Remember(&'static str, String),
     Imported(Vec<Digest>, oneshot::Sender<Vec<bool>>),
     Ping(oneshot::Sender<()>),
+    Hold(Hold),
+    Shed,
 }
 
 /// Room for one [`Store::append`].
@@ -453,6 +455,21 @@ impl Store {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Ping(reply)).await?;
         answer.await.map_err(|_| Closed)
+    }
+
+    /// Has the thread hold no more than this from here on.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`]: the store failed or was closed.
+    pub async fn hold(&self, hold: Hold) -> Result<(), Closed> {
+        self.send(Command::Hold(hold)).await
+    }
+
+    /// Asks the thread to drop what it caches. It does so with its next work; a thread that is behind is not asked.
+    pub fn shed(&self) {
+        // It is asked again as long as memory is short.
+        self.commands.try_send(Command::Shed).ok();
     }
 
     async fn send(&self, command: Command) -> Result<(), Closed> {

@@ -1,5 +1,6 @@
 //! What waits for its commit: encoded items by lane, and the receipts of their sources.
 
+use crate::lifecycle::memory::Share;
 use crate::reading::{Committed, Receipt, Refusal};
 
 use super::refused::Refused;
@@ -10,6 +11,8 @@ use super::{ClockNews, Digest, Lane};
 pub struct Staged {
     pub(super) lanes: [LaneText; 7],
     receipts: Vec<(Receipt, Committed)>,
+    /// Of the memory for what is on its way; given back with the receipts.
+    share: Option<Share>,
     /// Rows of another program's queue that these items were.
     pub(super) imported: Vec<Digest>,
     refused: Refused,
@@ -88,6 +91,14 @@ impl Staged {
         self.receipts.push((receipt, committed));
     }
 
+    /// Keeps `share` until all of this is committed.
+    pub fn occupy(&mut self, share: Share) {
+        match &mut self.share {
+            Some(ours) => ours.join(share),
+            None => self.share = Some(share),
+        }
+    }
+
     /// Notes, in the same commit, that the row of another program's queue named `digest` is taken over.
     pub fn imports(&mut self, digest: Digest) {
         self.imported.push(digest);
@@ -145,6 +156,9 @@ impl Staged {
             ours.lines.extend_from_slice(&theirs.lines);
         }
         self.receipts.extend(other.receipts);
+        if let Some(share) = other.share {
+            self.occupy(share);
+        }
         self.imported.extend(other.imported);
         self.news = other.news.or(self.news);
         self.refused.absorb(other.refused);

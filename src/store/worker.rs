@@ -35,6 +35,7 @@ use super::{
 
 mod apply;
 mod files;
+mod hold;
 mod outlast;
 mod report;
 mod restamp;
@@ -43,14 +44,13 @@ mod thin;
 mod trim;
 
 use files::Files;
+pub use hold::Hold;
 use outlast::{Carried, Outage};
 pub use report::GAP_RULE;
 use report::Reporter;
 
 /// Commands that wait for the thread; more make the callers wait.
 const COMMANDS_MAX: usize = 64;
-/// A group takes no further commands once it holds this much JSON, in bytes.
-const GROUP_BYTES_MAX: usize = 1024 * 1024;
 /// SQLite and zstd need little; the default of 2 MiB would count against the memory plan.
 const STACK_BYTES: usize = 512 * 1024;
 
@@ -144,6 +144,7 @@ fn assemble(
         db,
         files: Files::of(&settings.state_dir.join(DATABASE_FILE)),
         codec: Codec::new()?,
+        hold: Hold::default(),
         queue,
         boot,
         audit_hash,
@@ -217,6 +218,7 @@ struct Worker {
     db: Connection,
     files: Files,
     codec: Codec,
+    hold: Hold,
     queue: Queue,
     boot: Boot,
     /// `record_hash` of the newest audit record.
@@ -271,6 +273,8 @@ struct Group {
     pings: Vec<oneshot::Sender<()>>,
     asked: Vec<(Vec<Digest>, oneshot::Sender<Vec<bool>>)>,
     attempted: Option<Attempted>,
+    hold: Option<Hold>,
+    sheds: bool,
 }
 
 /// The commit of a group that was tried.
@@ -298,12 +302,14 @@ impl Group {
             Command::NextBatch(want, reply) => self.wanted = Some((want, reply)),
             Command::Ping(reply) => self.pings.push(reply),
             Command::Imported(digests, reply) => self.asked.push((digests, reply)),
+            Command::Hold(hold) => self.hold = Some(hold),
+            Command::Shed => self.sheds = true,
         }
     }
 
     /// A second request for a batch must see the first one's, and no block may grow without bound.
-    fn is_full(&self) -> bool {
-        self.wanted.is_some() || self.staged.size_bytes() >= GROUP_BYTES_MAX
+    fn is_full(&self, hold: Hold) -> bool {
+        self.wanted.is_some() || self.staged.size_bytes() >= hold.group_bytes_max
     }
 
     /// Whether it must be durable before anybody is answered. Outcomes and facts alone may wait for the next
@@ -344,13 +350,15 @@ impl Worker {
             let mut group = Group::default();
             group.add(command);
             for _ in 1..COMMANDS_MAX {
-                if group.is_full() {
+                if group.is_full(self.hold) {
                     break;
                 }
                 let Ok(command) = commands.try_recv() else { break };
                 group.add(command);
             }
+            let (hold, sheds) = (group.hold.take(), group.sheds);
             let lost = match self.work_off(group, &commands)? {
+                None if self.outlast(&commands, |worker| worker.adapt(hold, sheds))?.is_none() => Some(0),
                 None if self.outlast(&commands, Self::look_after)?.is_none() => Some(0),
                 lost => lost,
             };
@@ -372,6 +380,13 @@ impl Worker {
             report_lost(0, commands);
         }
         self.db.close().map_err(|(_, source)| Error::Sqlite { what: "cannot close the database", source })
+    }
+
+    fn adapt(&mut self, hold: Option<Hold>, sheds: bool) -> Result<(), Error> {
+        if let Some(hold) = hold {
+            self.set_hold(hold)?;
+        }
+        if sheds { self.shed() } else { Ok(()) }
     }
 
     /// What is done between two groups: reports of gaps, and a file that is larger than it has to be.

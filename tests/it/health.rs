@@ -59,6 +59,7 @@ impl Agent {
             previous: None,
             wear: Arc::new(Wear::new(wear, None, Arc::default(), Duration::ZERO)),
             host: Arc::new(Host::new(std::env::temp_dir())),
+            memory: pyvorin_edge::lifecycle::memory::Memory::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -57,23 +57,40 @@ async fn take(server: &Server, request: Request<Incoming>, deadline: Instant) ->
         return Err(Refused::Token);
     }
     let gzip = is_gzip(request.headers())?;
-    let bytes_max = source.body_bytes_max;
+    // A body and the readings in it have to fit into what all bodies may take.
+    let bytes_max = source.body_bytes_max.min(server.intake.bodies.bytes_max() / 2);
     if request.body().size_hint().lower() > bytes_max as u64 {
         return Err(Refused::TooLarge { bytes_max });
     }
-    let permit = timeout_at(deadline, server.bodies.acquire()).await.map_err(|_| Refused::Busy)?;
+    let declared = request.body().size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+    let held = if gzip { 3 * bytes_max } else { 2 * declared.unwrap_or(bytes_max) };
+    let room = async { (server.bodies.acquire().await, server.intake.bodies.take(held).await) };
+    let (permit, _room) = timeout_at(deadline, room).await.map_err(|_| Refused::Busy)?;
     let _permit = permit.expect("it is never closed");
-    let body = timeout_at(deadline, Limited::new(request.into_body(), bytes_max).collect()).await;
-    let body = body.map_err(|_| Refused::BodyTimeout)?.map_err(|error| {
-        if error.is::<LengthLimitError>() { Refused::TooLarge { bytes_max } } else { Refused::BodyBroken }
-    })?;
-    let mut body = body.to_bytes();
+    let body = read(request.into_body(), declared.unwrap_or(0), bytes_max);
+    let mut body = timeout_at(deadline, body).await.map_err(|_| Refused::BodyTimeout)??;
     if gzip {
         body = unzip(&body, bytes_max)?;
     }
     let text = str::from_utf8(&body).map_err(|error| Refused::Text { byte: error.valid_up_to() })?;
     let committed = timeout_at(deadline, ingest::ingest(text, &source.units, &server.intake)).await;
     committed.map_err(|_| Refused::Busy)?.map_err(Refused::Ingest)
+}
+
+/// All of it, in one piece from the start: gathered and put together it would be held twice.
+async fn read(body: Incoming, declared: usize, bytes_max: usize) -> Result<Vec<u8>, Refused> {
+    let mut body = Limited::new(body, bytes_max);
+    let mut whole = Vec::with_capacity(declared.min(bytes_max));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            if error.is::<LengthLimitError>() { Refused::TooLarge { bytes_max } } else { Refused::BodyBroken }
+        })?;
+        // Trailers are of no use here.
+        if let Ok(data) = frame.into_data() {
+            whole.extend_from_slice(&data);
+        }
+    }
+    Ok(whole)
 }
 
 fn has_token(headers: &HeaderMap, token: &str) -> bool {
@@ -94,14 +111,14 @@ fn is_gzip(headers: &HeaderMap) -> Result<bool, Refused> {
     }
 }
 
-fn unzip(body: &[u8], bytes_max: usize) -> Result<Bytes, Refused> {
+fn unzip(body: &[u8], bytes_max: usize) -> Result<Vec<u8>, Refused> {
     let mut plain = Vec::new();
     let mut decoder = MultiGzDecoder::new(body).take(bytes_max as u64 + 1);
     decoder.read_to_end(&mut plain).map_err(|_| Refused::Gzip)?;
     if plain.len() > bytes_max {
         return Err(Refused::TooLarge { bytes_max });
     }
-    Ok(plain.into())
+    Ok(plain)
 }
 
 /// 422 when every reading was refused, as sending them again is in vain.

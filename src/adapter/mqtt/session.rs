@@ -16,7 +16,7 @@ use rumqttc::{NetworkOptions, SubscribeFilterInput, TlsConfiguration};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::super::{Intake, State};
+use super::super::{Intake, Place, State};
 use super::Source;
 use super::payload::{NotConfigured, Route};
 use super::resume::{EmptySession, OUTGOING_MAX};
@@ -123,8 +123,8 @@ pub async fn run(
                     () = &mut stop => break None,
                     event = &mut poll, if !session.batch.is_full() => break Some(event),
                     committed = receipt(&mut session.in_flight) => session.acknowledge(committed)?,
-                    permit = intake.batches.reserve(), if session.has_something() => {
-                        session.hand_over(permit.map_err(|_| Error::Fatal(super::Error::Closed))?);
+                    place = intake.place(), if session.has_something() => {
+                        session.hand_over(place.map_err(Error::Fatal)?);
                     }
                 }
             }
@@ -245,7 +245,7 @@ impl Session<'_> {
         }
     }
 
-    fn hand_over(&mut self, permit: tokio::sync::mpsc::Permit<'_, Batch>) {
+    fn hand_over(&mut self, place: Place<'_>) {
         let mut batch = std::mem::take(&mut self.batch);
         if !self.acks.is_empty() {
             let (sender, receipt) = oneshot::channel();
@@ -256,7 +256,7 @@ impl Session<'_> {
         let half_used = self.unacknowledged * 2 >= usize::from(self.source.receive_maximum);
         batch.urgent = self.is_leaving || half_used;
         self.intake.count(&batch);
-        permit.send(batch);
+        place.put(batch);
     }
 
     fn acknowledge(&mut self, committed: Option<Vec<ManualAck>>) -> Result<(), Error> {
@@ -299,9 +299,9 @@ impl Session<'_> {
     async fn farewell(&mut self, event_loop: &mut EventLoop) -> Result<(), Error> {
         // Even an empty one, if commits are under way: nothing follows that could share them.
         if self.has_something() || !self.in_flight.is_empty() {
-            let permit = self.intake.batches.reserve().await;
+            let place = self.intake.place().await;
             self.is_leaving = true;
-            self.hand_over(permit.map_err(|_| Error::Fatal(super::Error::Closed))?);
+            self.hand_over(place.map_err(Error::Fatal)?);
         }
         while !self.in_flight.is_empty() {
             let committed = receipt(&mut self.in_flight).await;

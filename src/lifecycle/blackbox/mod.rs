@@ -150,6 +150,32 @@ impl Writer {
     }
 }
 
+/// Notes what a service manager knows of an end of the agent in `state_dir` that came without a word: its `result`,
+/// and by what `signal` or with what code it ended. To be called in the control group of the agent, before a start.
+/// False when there was nothing to note: the agent said itself how it ended.
+///
+/// # Errors
+///
+/// There is no black box, or it cannot be written.
+pub fn note_killed(state_dir: &Path, result: &str, status: &str) -> io::Result<bool> {
+    let path = state_dir.join(FILE_NAME);
+    let records = read(&path)?;
+    let Some(last) = records.last().filter(|record| !record.what.is_end()) else { return Ok(false) };
+    let now = oom_kills();
+    let same_boot = last.boot_id == BootId::parse(&clock::boot_id());
+    let by = match result {
+        "oom-kill" => "killed by the OOM killer",
+        _ if same_boot && previous::struck(last.oom_kills, now) => "killed by the OOM killer",
+        "watchdog" => "killed by the service manager, as its watchdog was not fed",
+        "timeout" => "killed by the service manager, as it was late",
+        "start-limit-hit" => "not started any more by the service manager",
+        _ => "killed",
+    };
+    let (mut writer, _) = Writer::open(path)?;
+    writer.record(What::Killed, &format!("{by} (service result {result}, {status})"));
+    if writer.failing { Err(io::Error::other("the record cannot be written")) } else { Ok(true) }
+}
+
 /// The records of the black box at `path`, the oldest first. Damaged ones are left out. The agent may
 /// be writing it meanwhile.
 ///

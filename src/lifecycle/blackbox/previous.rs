@@ -40,8 +40,13 @@ pub fn judge<'r>(
     boot_id: BootId,
     oom_kills: OomKills,
 ) -> Option<Previous> {
-    let (mut newest, mut started) = (None, false);
+    let (mut newest, mut started, mut told) = (None, false, None);
     for record in records.rev() {
+        if newest.is_none() && record.what == What::Killed {
+            // Written after the end, by the service manager's word.
+            told.get_or_insert(record);
+            continue;
+        }
         newest.get_or_insert(record);
         if record.what == What::Start {
             started = true;
@@ -53,27 +58,41 @@ pub fn judge<'r>(
     let (end, detail) = match last.what {
         What::Stopped => (End::Stopped, with("stopped", &last.detail)),
         What::Failed => (End::Failed, with("failed", &last.detail)),
-        _ if last.boot_id != boot_id => {
+        _ if told.is_none() && last.boot_id != boot_id => {
             (End::BootEnded, with("ended with the boot: power cut, reset or reboot; last", &describe(last)))
         }
         What::Panicked => (End::Failed, with("panicked", &last.detail)),
         _ => {
-            let by = killer(last.oom_kills, oom_kills);
-            (End::Killed, format!("ended without a word in this boot: {by}; last: {}", describe(last)))
+            let by = killer(last.oom_kills, oom_kills, told);
+            let boot = if last.boot_id == boot_id { "this boot" } else { "an earlier boot" };
+            (End::Killed, format!("ended without a word in {boot}: {by}; last: {}", describe(last)))
         }
     };
     let detail = if started { detail } else { format!("{detail} (its start is not recorded any more)") };
     Some(Previous { end, detail, last_seen: last.unix_ms as f64 / 1000.0 })
 }
 
-fn killer(then: OomKills, now: OomKills) -> &'static str {
-    if now.cgroup > then.cgroup {
+/// Whether a process of a control group was ended by the OOM killer between two looks at its count.
+pub fn struck(then: OomKills, now: OomKills) -> bool {
+    now.cgroup > then.cgroup
+}
+
+/// `then` is of the last that the agent wrote, `now` of the start behind it, in a control group that may be a new one.
+fn killer(then: OomKills, now: OomKills, told: Option<&Record>) -> String {
+    if let Some(told) = told {
+        return told.detail.clone();
+    }
+    let above = then.above.zip(now.above);
+    let by = if struck(then, now) {
         "killed by the OOM killer, as its control group says"
+    } else if above.is_some_and(|(then, now)| now > then) {
+        "killed, and the OOM killer ended a process of the control group above meanwhile"
     } else if now.board > then.board {
         "killed, and the OOM killer ended a process on this board meanwhile"
     } else {
         "killed"
-    }
+    };
+    by.to_owned()
 }
 
 fn describe(record: &Record) -> String {
@@ -89,7 +108,7 @@ mod tests {
     use super::super::record::tests::record;
     use super::*;
 
-    const NONE: OomKills = OomKills { board: 3, cgroup: 1 };
+    const NONE: OomKills = OomKills { board: 3, cgroup: 1, above: Some(2) };
 
     fn end(whats: &[What], boot_id: BootId, oom_kills: OomKills) -> Option<(End, String)> {
         let records: Vec<_> = (1..).zip(whats).map(|(sequence, what)| record(sequence, *what, "x")).collect();
@@ -118,8 +137,29 @@ mod tests {
     fn the_oom_killer_is_named_when_the_kernel_counted_more_of_its_kills() {
         let same = record(1, What::Start, "").boot_id;
         let detail = |oom_kills| end(&[What::Start], same, oom_kills).unwrap().1;
-        assert!(detail(OomKills { board: 4, cgroup: 2 }).contains("killed by the OOM killer"));
-        assert!(detail(OomKills { board: 4, cgroup: 0 }).contains("meanwhile"));
+        assert!(
+            detail(OomKills { board: 4, cgroup: 2, above: Some(3) }).contains("killed by the OOM killer")
+        );
+        // Its group was made anew, so only the one above knows.
+        assert!(detail(OomKills { board: 4, cgroup: 0, above: Some(3) }).contains("control group above"));
+        assert!(detail(OomKills { board: 4, cgroup: 0, above: None }).contains("on this board meanwhile"));
         assert!(!detail(NONE).contains("OOM"));
+    }
+
+    #[test]
+    fn the_word_of_the_service_manager_counts_also_after_a_reboot() {
+        let (start, same) = (record(1, What::Start, "x"), record(1, What::Start, "").boot_id);
+        let killed = record(3, What::Killed, "killed by the OOM killer (KILL)");
+        let judge = |records: &[Record], boot_id| judge(records.iter(), boot_id, NONE).unwrap();
+        for (boot_id, boot) in [(same, "this boot"), (BootId([9; 16]), "an earlier boot")] {
+            let found = judge(&[start.clone(), record(2, What::Alive, "x"), killed.clone()], boot_id);
+            assert_eq!(found.end, End::Killed);
+            let expected =
+                format!("ended without a word in {boot}: killed by the OOM killer (KILL); last: alive: x");
+            assert_eq!(found.detail, expected);
+        }
+        // What the agent said itself says more.
+        let found = judge(&[start, record(2, What::Failed, "no disk"), killed], same);
+        assert_eq!((found.end, found.detail.as_str()), (End::Failed, "failed: no disk"));
     }
 }

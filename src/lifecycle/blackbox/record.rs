@@ -43,10 +43,12 @@ pub enum What {
     Panicked = 14,
     /// The store was put right at its start.
     Salvaged = 15,
+    /// What the service manager knows of an end that came without a word.
+    Killed = 16,
 }
 
 impl What {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Start,
         Self::Ready,
         Self::Reloaded,
@@ -62,17 +64,29 @@ impl What {
         Self::Failed,
         Self::Panicked,
         Self::Salvaged,
+        Self::Killed,
     ];
 
     fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|what| *what as u8 == number)
     }
 
+    /// Whether a run says by it how it ended.
+    pub fn is_end(self) -> bool {
+        matches!(self, Self::Stopped | Self::Failed | Self::Killed)
+    }
+
     /// Whether it has to survive a power cut that comes right behind it.
     pub fn is_synced(self) -> bool {
         matches!(
             self,
-            Self::Start | Self::Stuck | Self::Stopped | Self::Failed | Self::Panicked | Self::Salvaged
+            Self::Start
+                | Self::Stuck
+                | Self::Stopped
+                | Self::Failed
+                | Self::Panicked
+                | Self::Salvaged
+                | Self::Killed
         )
     }
 }
@@ -95,6 +109,7 @@ impl fmt::Display for What {
             Self::Failed => "failed",
             Self::Panicked => "panicked",
             Self::Salvaged => "store salvaged",
+            Self::Killed => "killed",
         })
     }
 }
@@ -127,8 +142,10 @@ impl fmt::Display for BootId {
 pub struct OomKills {
     /// Anywhere on the board since boot.
     pub board: u32,
-    /// In this process's control group, which may be a new one at each start.
+    /// In this process's control group, which a service manager makes anew at each start.
     pub cgroup: u32,
+    /// In the group above it and everything below that, also what is gone; `None` where it is not counted.
+    pub above: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -162,6 +179,10 @@ impl Record {
         bytes[48..52].copy_from_slice(&self.oom_kills.board.to_le_bytes());
         bytes[52..56].copy_from_slice(&self.oom_kills.cgroup.to_le_bytes());
         bytes[56] = u8::from(self.synchronised);
+        if let Some(above) = self.oom_kills.above {
+            bytes[57] = 1;
+            bytes[58..62].copy_from_slice(&above.to_le_bytes());
+        }
         bytes[HEAD_BYTES..HEAD_BYTES + detail.len()].copy_from_slice(detail);
         let checksum = checksum(&bytes[4..]).to_le_bytes();
         bytes[..4].copy_from_slice(&checksum);
@@ -184,6 +205,8 @@ impl Record {
             oom_kills: OomKills {
                 board: u32::try_from(number(&bytes[48..52])).ok()?,
                 cgroup: u32::try_from(number(&bytes[52..56])).ok()?,
+                // Not in the records of an older agent.
+                above: if bytes[57] == 1 { u32::try_from(number(&bytes[58..62])).ok() } else { None },
             },
             synchronised: bytes[56] != 0,
             detail: String::from_utf8(detail.to_vec()).ok()?,
@@ -225,7 +248,7 @@ pub(super) mod tests {
             since_boot_ms: 61_500,
             unix_ms: 1_717_156_800_123,
             synchronised: true,
-            oom_kills: OomKills { board: 3, cgroup: 1 },
+            oom_kills: OomKills { board: 3, cgroup: 1, above: Some(2) },
             detail: detail.to_owned(),
         }
     }

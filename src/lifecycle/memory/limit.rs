@@ -1,11 +1,11 @@
 //! The limit that holds for this process: the least of its own control group and all above it, else what the machine
 //! has.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
+
+use super::cgroup::{self, Group, Version};
 
 /// How much memory this process may use at most, page cache included, and who says so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -43,7 +43,8 @@ impl Source {
 
 /// The limit of now. `root` is `/` but in tests.
 pub fn find(root: &Path) -> Limit {
-    let half = read(&root.join("proc/meminfo")).as_deref().and_then(total_bytes).map(|bytes| bytes / 2);
+    let half =
+        cgroup::read(&root.join("proc/meminfo")).as_deref().and_then(total_bytes).map(|bytes| bytes / 2);
     let of_machine = match half {
         Some(bytes) => Limit { bytes, source: Source::Machine },
         None => Limit { bytes: UNKNOWN_BYTES, source: Source::Unknown },
@@ -58,66 +59,21 @@ pub fn find(root: &Path) -> Limit {
 }
 
 fn of_cgroups(root: &Path) -> Vec<Limit> {
-    let own = read(&root.join("proc/self/cgroup")).unwrap_or_default();
-    let mounts = read(&root.join("proc/self/mountinfo")).unwrap_or_default();
-    let mut limits = Vec::new();
-    for line in own.lines() {
-        let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
-            continue;
+    let of_group = |group: Group| {
+        let files: &[(&str, Source)] = match group.version {
+            Version::One => &[("memory.limit_in_bytes", Source::CgroupV1)],
+            Version::Two => &[("memory.max", Source::CgroupMax), ("memory.high", Source::CgroupHigh)],
         };
-        let (files, mount): (&[_], _) = if controllers.is_empty() {
-            (&[("memory.max", Source::CgroupMax), ("memory.high", Source::CgroupHigh)], mount(&mounts, None))
-        } else if controllers.split(',').any(|name| name == "memory") {
-            (&[("memory.limit_in_bytes", Source::CgroupV1)], mount(&mounts, Some("memory")))
-        } else {
-            continue;
-        };
-        let Some(mount) = mount else { continue };
-        for folder in mount.folders(path).take(LEVELS_MAX) {
-            let folder = root.join(folder.strip_prefix("/").unwrap_or(&folder));
-            limits.extend(files.iter().filter_map(|(file, source)| {
+        let limits = group.folders.iter().flat_map(|folder| {
+            files.iter().filter_map(|(file, source)| {
                 // "max" is no number.
-                let bytes = read(&folder.join(file))?.trim().parse().ok()?;
+                let bytes = cgroup::read(&folder.join(file))?.trim().parse().ok()?;
                 Some(Limit { bytes, source: *source })
-            }));
-        }
-    }
-    limits
-}
-
-/// Where a hierarchy is mounted, and which of its groups the mount shows as its root.
-struct Mount {
-    point: PathBuf,
-    shown: PathBuf,
-}
-
-impl Mount {
-    /// The folder of the group `path` and of every one above it, as far as the mount shows them.
-    fn folders(&self, path: &str) -> impl Iterator<Item = PathBuf> {
-        // In a container the path may be one of the machine's, outside of what is mounted: then the root is all there is.
-        let within = Path::new(path).strip_prefix(&self.shown).unwrap_or(Path::new(""));
-        let within = within.strip_prefix("/").unwrap_or(within).to_owned();
-        let point = self.point.clone();
-        let levels: Vec<_> = within.ancestors().map(|level| point.join(level)).collect();
-        levels.into_iter()
-    }
-}
-
-/// The mount of version 2, or of the version 1 hierarchy of `controller`, from `/proc/self/mountinfo` (proc(5)).
-fn mount(mountinfo: &str, controller: Option<&str>) -> Option<Mount> {
-    mountinfo.lines().find_map(|line| {
-        let (fields, rest) = line.split_once(" - ")?;
-        let fields: Vec<_> = fields.split(' ').collect();
-        let mut rest = rest.split(' ');
-        let (kind, _, options) = (rest.next()?, rest.next()?, rest.next()?);
-        let is_it = match controller {
-            None => kind == "cgroup2",
-            Some(name) => kind == "cgroup" && options.split(',').any(|option| option == name),
-        };
-        let path = |index: usize| fields.get(index).map(|field| PathBuf::from(field.replace("\\040", " ")));
-        is_it.then(|| Some(Mount { shown: path(3)?, point: path(4)? }))?
-    })
+            })
+        });
+        limits.collect::<Vec<_>>()
+    };
+    cgroup::groups(root).into_iter().flat_map(of_group).collect()
 }
 
 fn total_bytes(meminfo: &str) -> Option<u64> {
@@ -126,20 +82,12 @@ fn total_bytes(meminfo: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-fn read(path: &Path) -> Option<String> {
-    let mut text = String::new();
-    File::open(path).ok()?.take(FILE_BYTES_MAX).read_to_string(&mut text).ok()?;
-    Some(text)
-}
-
-const FILE_BYTES_MAX: u64 = 256 * 1024;
-/// A deeper group is none that a service manager makes.
-const LEVELS_MAX: usize = 32;
 /// What the smallest boards have.
 const UNKNOWN_BYTES: u64 = 128 << 20;
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Write;
 
     use super::*;
@@ -184,7 +132,8 @@ mod tests {
     fn a_group_of_version_1_is_found_where_it_is_mounted() {
         let mounts = "36 32 0:30 / /mnt/with\\040space rw - cgroup cgroup rw,memory\n\
                       35 32 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
-        let group = [("proc/self/cgroup", "9:cpu:/x\n4:memory:/a/b\n0::/\n"), ("proc/self/mountinfo", mounts)];
+        let group =
+            [("proc/self/cgroup", "9:cpu:/x\n4:memory:/a/b\n0::/\n"), ("proc/self/mountinfo", mounts)];
         let with = |files: &[(&str, &str)]| on_machine(1 << 20, &[&group, files].concat());
         assert_eq!(
             with(&[("mnt/with space/a/b/memory.limit_in_bytes", "33554432\n")]),

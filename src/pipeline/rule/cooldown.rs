@@ -75,6 +75,12 @@ impl Cooldowns {
         true
     }
 
+    /// Remembers at most so many from here on, where that is less than before.
+    pub(super) fn limit(&mut self, entries_max: usize) {
+        self.entries_max = self.entries_max.min(entries_max);
+        self.evict();
+    }
+
     /// Moves the fires of the agent's own clock by as many seconds as that was set.
     pub(super) fn clock_moved(&mut self, moved: f64) {
         for fire in self.fires.iter_mut().flat_map(HashMap::values_mut).filter(|fire| fire.stamped) {
@@ -85,6 +91,7 @@ impl Cooldowns {
     /// Takes over what `old` remembers, its rule numbers translated; `None` forgets a rule.
     pub(super) fn carry_over(&mut self, mut old: Self, rules: &[Option<usize>]) {
         self.evictions = Arc::clone(&old.evictions);
+        self.limit(old.entries_max);
         for (number, (old_rule, sensor)) in old.order {
             let fire = old.fires[old_rule].remove(&sensor);
             let (Some(rule), Some(fire)) = (rules[old_rule], fire) else {

@@ -74,6 +74,20 @@ pub struct Counts {
     pub left_out: u64,
 }
 
+/// How much all windows together may know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Pairs of window and sensor; sensors besides, as no window wants some.
+    pub states_max: usize,
+    pub panes_max: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { states_max: STATES_MAX, panes_max: PANES_MAX }
+    }
+}
+
 /// All windows of all sensors.
 pub struct Windows {
     plans: Vec<Plan>,
@@ -87,6 +101,7 @@ pub struct Windows {
     /// Pairs of window and sensor, and the panes of all of them.
     states: usize,
     panes: usize,
+    room: Room,
     counts: Counts,
     /// `counts.left_out` when room ran out; `None` while there is room.
     full_since: Option<u64>,
@@ -111,9 +126,15 @@ impl Windows {
             has_patterns,
             sensors: HashMap::new(),
             now_us: None,
+            room: Room::default(),
             counts: Counts::default(),
             full_since: None,
         }
+    }
+
+    /// With so much room, also after a reload.
+    pub fn within(self, room: Room) -> Self {
+        Self { room, ..self }
     }
 
     /// Takes a reading into every window it belongs to and emits the spans that it shows to have
@@ -161,7 +182,7 @@ impl Windows {
         if self.pooled.is_over(now_us) {
             self.pooled.restart();
         }
-        let keep_idle = self.sensors.len() <= SENSORS_MAX / 2;
+        let keep_idle = self.sensors.len() <= self.room.states_max / 2;
         let (mut states, mut panes) = (0, 0);
         self.sensors.retain(|name, sensor| {
             sensor.flush(plans, name, now_us, emit);
@@ -189,6 +210,7 @@ impl Windows {
     /// Takes the open spans of `old` for every window that is configured as before, and its counts.
     /// To be called on new windows, before the first reading.
     pub fn carry_over(&mut self, old: Self) {
+        self.room = old.room;
         self.counts = old.counts;
         self.now_us = old.now_us;
         self.full_since = old.full_since;
@@ -241,9 +263,9 @@ impl Windows {
     }
 
     fn has_room(&self, sensor: &Sensor) -> bool {
-        self.sensors.len() < SENSORS_MAX
-            && self.states + sensor.series.len() <= STATES_MAX
-            && self.panes + sensor.panes() <= PANES_MAX
+        self.sensors.len() < self.room.states_max
+            && self.states + sensor.series.len() <= self.room.states_max
+            && self.panes + sensor.panes() <= self.room.panes_max
     }
 
     fn insert(&mut self, name: &str, sensor: Sensor) {
@@ -256,9 +278,10 @@ impl Windows {
     fn note_room(&mut self) {
         let Some(before) = self.full_since else { return };
         let free = |used: usize, max: usize| used <= max / 10 * 9;
-        if free(self.sensors.len(), SENSORS_MAX)
-            && free(self.states, STATES_MAX)
-            && free(self.panes, PANES_MAX)
+        let Room { states_max, panes_max } = self.room;
+        if free(self.sensors.len(), states_max)
+            && free(self.states, states_max)
+            && free(self.panes, panes_max)
         {
             info!(left_out = self.counts.left_out - before, "room in windows for more sensors again");
             self.full_since = None;
@@ -282,9 +305,7 @@ fn micros(seconds: f64) -> Option<i64> {
 const ALL_SENSORS: &str = "*";
 /// The year 5138, far from the limits of the arithmetic.
 const TIME_SECONDS_MAX: f64 = 1e11;
-/// Most sensors that are known.
-const SENSORS_MAX: usize = 10_000;
-/// Most pairs of window and sensor.
+/// Most pairs of window and sensor, and most sensors that are known.
 const STATES_MAX: usize = 10_000;
 /// Most panes of all pairs together, about 16 MiB.
 const PANES_MAX: usize = 131_072;

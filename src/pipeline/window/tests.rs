@@ -204,14 +204,14 @@ fn a_reload_keeps_the_open_spans_of_windows_that_did_not_change() {
 #[test]
 fn more_sensors_than_there_is_room_for_are_counted_and_take_no_memory() {
     let mut windows = Windows::new(&[window("w", Some("*"), 60.0, 60.0)]);
-    for number in 0..SENSORS_MAX + 25 {
+    for number in 0..STATES_MAX + 25 {
         add(&mut windows, reading(&number.to_string(), T, 1.0));
     }
-    assert_eq!((windows.sensors.len(), windows.counts().left_out), (SENSORS_MAX, 25));
+    assert_eq!((windows.sensors.len(), windows.counts().left_out), (STATES_MAX, 25));
     assert!(windows.full_since.is_some());
     // Known ones go on, and silent ones make room.
     assert_eq!(add(&mut windows, reading("7", T + 60.0, 1.0)).len(), 1);
-    assert_eq!(flush(&mut windows, T + 7200.0).len(), SENSORS_MAX);
+    assert_eq!(flush(&mut windows, T + 7200.0).len(), STATES_MAX);
     assert!(windows.sensors.is_empty() && windows.full_since.is_none());
     assert_eq!((windows.states, windows.panes), (0, 0));
     add(&mut windows, reading("new", T + 7200.0, 1.0));

@@ -155,7 +155,7 @@ impl Worker {
         let Some(source) = source else { return Ok(None) };
         let last = source.last.min(source.first.saturating_add(u64::from(want.items_max)));
         self.correct_before_freezing(lane, source.first, last)?;
-        let bytes_max = want.bytes_max as usize;
+        let bytes_max = (want.bytes_max as usize).min(self.hold.delivery_bytes_max);
         let (items, last) =
             self.read(lane, source.first, source.last, u64::from(want.items_max), bytes_max)?;
         let frozen_at = self.wall(since_boot);

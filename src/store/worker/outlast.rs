@@ -188,6 +188,7 @@ impl Worker {
         drop(std::mem::replace(&mut self.db, nothing));
         let path = self.settings.state_dir.join(DATABASE_FILE);
         self.db = schema::reopen(&path, &self.store_id)?;
+        self.keep_hold()?;
         self.files = Files::of(&path);
         self.changes = 0;
         self.lowest_pending = [(0, 0.0); Lane::ALL.len()];

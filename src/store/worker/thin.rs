@@ -142,7 +142,7 @@ impl Worker {
         if text.provisional {
             self.spans.note(&self.db, lane, self.boot.number, self.queue.next_sequence(lane))?;
         }
-        for piece in text.pieces(block::PIECE_BYTES_MAX) {
+        for piece in text.pieces(self.hold.block_bytes_max) {
             let first = self.queue.next_sequence(lane);
             let bytes = block::insert(&self.db, &mut self.codec, lane, first, text, piece, at)?;
             self.queue.appended(lane, piece.1, since_boot);
