@@ -18,7 +18,7 @@
 //! | [`store`] | the thread that owns SQLite; frozen ranges; retention |
 //! | [`upload`] | delivery: decisions, backoff, transport |
 //! | [`health`] | `/health`, `/livez`, `/readyz`, `/metrics` |
-//! | [`lifecycle`] | signals, systemd, supervision, restarts, the watchdog, the lock, the black box |
+//! | [`lifecycle`] | signals, systemd, supervision, restarts, the watchdog, memory, the lock, the black box |
 //! | [`config`] | files into values that are all usable, or every problem at once |
 //! | [`app`] | builds, connects, runs, reloads and drains all of them |
 //! | [`doctor`] | looks at the device and the service around the agent, and says what mends them |
@@ -53,9 +53,9 @@
 //!
 //! | what | bound | when it is reached |
 //! |---|---|---|
-//! | sources to pipeline | 256 batches | the source waits, and the device behind it |
+//! | sources to commit | 16 MiB, 256 batches before the pipeline | the source waits, and the device behind it |
 //! | one batch | 1,024 readings or 256 KiB of text | it is handed on |
-//! | pipeline to store | 64 commands, 512 KiB staged | the pipeline waits |
+//! | pipeline to store | 64 commands, 512 KiB staged, within the 16 MiB | the pipeline waits |
 //! | uploader to store | the same 64 commands | the uploader waits |
 //! | store to uploader | a watch, latest wins | – |
 //! | store on disk | `store.size_max_mb` | delivered history goes, then telemetry is thinned, then the oldest goes |
@@ -63,7 +63,7 @@
 //! | refused by the endpoint and set aside | 10,000 items | the oldest goes |
 //! | batches that step back | 16 | the one that failed longest ago gets its turn |
 //! | MQTT | `receive_maximum` unacknowledged messages of 256 KiB at most | the broker waits |
-//! | HTTP ingest | `connections_max` connections, 16 bodies of `body_max_bytes` | 503, or the sender waits |
+//! | HTTP ingest | `connections_max` connections, 16 bodies, 16 MiB at twice their size | 503, or the sender waits |
 //! | one reading | name 256, unit 32, metadata 4,096 bytes | it is refused and counted |
 //! | one expression | 4,096 bytes, 1,024 nodes, 50,000 steps | it is refused, or counts as an error |
 //! | windows | 10,000 pairs of window and sensor, 131,072 panes | further sensors are left out and counted |
@@ -74,6 +74,8 @@
 //! | the doctor | 8 s for each peer, all at once | the check says that there was no answer |
 //! | support bundle | 2,000 lines and 2 MiB of the journal | the rest is left out |
 //! | drain at the end | 8 s | it ends all the same and names who was late |
+//!
+//! Where memory is small, these shrink with it: [`lifecycle::memory`] plans them by the limit that holds.
 //!
 //! # What is deliberately absent
 //!

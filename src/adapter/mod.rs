@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::section::{Problems, Section, nearest};
-use crate::lifecycle::memory::{Allotment, Share};
+use crate::lifecycle::memory::{Memory, Share};
 use crate::reading::{BATCH_MEMORY_BYTES, Batch};
 
 macro_rules! adapters {
@@ -197,10 +197,9 @@ impl Status {
 pub struct Intake {
     /// Bounded: when it is full the source waits, and so does the device behind it.
     pub batches: mpsc::Sender<Batch>,
-    /// Bounds the bytes of all batches from here to their commit; without room the source waits too.
-    pub flight: Allotment,
-    /// Bounds the bytes of all HTTP bodies.
-    pub bodies: Allotment,
+    /// Bounds the bytes of all batches from here to their commit, without room for which the source waits too, and
+    /// those of all HTTP bodies.
+    pub memory: Memory,
     /// Cancelled when the source is to stop taking in.
     pub stop: CancellationToken,
     pub status: Arc<Status>,
@@ -236,7 +235,7 @@ impl Intake {
     /// [`Error::Closed`] when the pipeline is gone: end.
     pub async fn place(&self) -> Result<Place<'_>, Error> {
         let permit = self.batches.reserve().await.map_err(|_| Error::Closed)?;
-        Ok(Place { permit, share: self.flight.take(BATCH_MEMORY_BYTES).await })
+        Ok(Place { permit, share: self.memory.flight.take(BATCH_MEMORY_BYTES).await })
     }
 
     /// Counts a batch that is about to be handed on.
@@ -248,8 +247,7 @@ impl Intake {
     pub fn share(&self) -> Self {
         Self {
             batches: self.batches.clone(),
-            flight: self.flight.clone(),
-            bodies: self.bodies.clone(),
+            memory: self.memory.clone(),
             stop: self.stop.clone(),
             status: self.status.clone(),
             poll_interval: self.poll_interval,

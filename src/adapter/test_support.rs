@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::{Error, Intake, Source, State, Status, read_sources};
 use crate::config::section::{Problems, Section};
 use crate::config::tree::{Entry, Node, Place, Table, Value};
-use crate::lifecycle::memory::Allotment;
+use crate::lifecycle::memory::Memory;
 use crate::reading::{Batch, Committed};
 
 /// An intake that polls every 10 ms, and the far end of its channel.
@@ -19,8 +19,7 @@ pub fn intake(batches_max: usize) -> (Intake, mpsc::Receiver<Batch>) {
     let (batches, received) = mpsc::channel(batches_max);
     let intake = Intake {
         batches,
-        flight: Allotment::default(),
-        bodies: Allotment::default(),
+        memory: Memory::default(),
         stop: CancellationToken::new(),
         status: Arc::new(Status::new("test".to_owned(), "test")),
         poll_interval: Duration::from_millis(10),

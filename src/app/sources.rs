@@ -100,8 +100,7 @@ impl Sources {
     ) -> Intake {
         Intake {
             batches: self.batches.clone(),
-            flight: self.memory.flight.clone(),
-            bodies: self.memory.bodies.clone(),
+            memory: self.memory.clone(),
             stop,
             status,
             poll_interval,

@@ -18,7 +18,7 @@ use super::connection::{Answer, PIPE_BYTES, block_on, exchange, first_answer};
 use super::readings;
 use crate::adapter::http::{Server, converse};
 use crate::adapter::{Intake, Source, Status};
-use crate::lifecycle::memory::Allotment;
+use crate::lifecycle::memory::Memory;
 
 pub(super) fn run(input: &[u8]) {
     match input.split_first() {
@@ -64,8 +64,7 @@ fn request(bytes: &[u8]) -> (Option<Answer>, Seen) {
     let (batches, mut received) = mpsc::channel(4);
     let intake = Intake {
         batches,
-        flight: Allotment::default(),
-        bodies: Allotment::default(),
+        memory: Memory::default(),
         stop: CancellationToken::new(),
         status: Arc::new(Status::new("http".to_owned(), "http")),
         poll_interval: Duration::from_secs(1),

@@ -58,13 +58,13 @@ async fn take(server: &Server, request: Request<Incoming>, deadline: Instant) ->
     }
     let gzip = is_gzip(request.headers())?;
     // A body and the readings in it have to fit into what all bodies may take.
-    let bytes_max = source.body_bytes_max.min(server.intake.bodies.bytes_max() / 2);
+    let bytes_max = source.body_bytes_max.min(server.intake.memory.bodies.bytes_max() / 2);
     if request.body().size_hint().lower() > bytes_max as u64 {
         return Err(Refused::TooLarge { bytes_max });
     }
     let declared = request.body().size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
     let held = if gzip { 3 * bytes_max } else { 2 * declared.unwrap_or(bytes_max) };
-    let room = async { (server.bodies.acquire().await, server.intake.bodies.take(held).await) };
+    let room = async { (server.bodies.acquire().await, server.intake.memory.bodies.take(held).await) };
     let (permit, _room) = timeout_at(deadline, room).await.map_err(|_| Refused::Busy)?;
     let _permit = permit.expect("it is never closed");
     let body = read(request.into_body(), declared.unwrap_or(0), bytes_max);

@@ -31,8 +31,6 @@ const PACKET_BYTES_MAX: u32 = 256 * 1024;
 const REQUESTS_PER_WRITE_MAX: usize = 256;
 /// Acknowledgements that wait in the client's queue; further ones wait here.
 const REQUESTS_MAX: usize = 1024;
-/// Messages taken from the socket with one wake-up; the library's own upper bound.
-const READS_PER_WAKE_UP_MAX: usize = 128;
 /// For TCP and TLS and CONNACK together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// At the end: for commits under way and their acknowledgements.
@@ -390,7 +388,7 @@ fn connect(source: &Source, intake: &Intake) -> Result<(AsyncClient, EventLoop),
         .set_outgoing_inflight_upper_limit(OUTGOING_MAX)
         .set_ack_mode(AckMode::Manual)
         .set_max_request_batch(REQUESTS_PER_WRITE_MAX)
-        .set_read_batch_size(READS_PER_WAKE_UP_MAX);
+        .set_read_batch_size(intake.memory.plan.mqtt_messages);
     let mut network = NetworkOptions::new();
     network.set_connection_timeout(CONNECT_TIMEOUT.as_secs());
     network.set_tcp_nodelay(true);
