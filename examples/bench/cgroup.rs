@@ -88,14 +88,19 @@ impl Cgroup {
     }
 
     fn set(&self, file: &str, text: &str) -> Result<()> {
-        let path = self.folder.join(file);
-        // No new file: the kernel makes them.
-        let written = fs::OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
-        written.with_context(|| format!("cannot write {text} to {}", path.display()))
+        put(&self.folder.join(file), text)
     }
+}
+
+/// Writes to a file that the kernel made.
+fn put(path: &Path, text: &str) -> Result<()> {
+    let written = fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
+    written.with_context(|| {
+        format!("cannot write {text} to {}: run as root, with /sys/fs/cgroup writable", path.display())
+    })
 }
 
 impl Drop for Cgroup {
@@ -125,9 +130,6 @@ fn parent() -> Result<(PathBuf, Version)> {
         bail!("this machine has no memory controller: boot it with cgroup_enable=memory");
     }
     // A group with processes in it can have no limited children, but for the root.
-    let enabled = root.join("cgroup.subtree_control");
-    fs::write(&enabled, "+memory").with_context(|| {
-        format!("cannot write {}: run as root, with /sys/fs/cgroup writable", enabled.display())
-    })?;
+    put(&root.join("cgroup.subtree_control"), "+memory")?;
     Ok((root.to_owned(), Version::Two))
 }

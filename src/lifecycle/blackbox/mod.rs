@@ -168,7 +168,6 @@ pub fn note_killed(state_dir: &Path, result: &str, status: &str) -> io::Result<b
         _ if same_boot && previous::struck(last.oom_kills, now) => "killed by the OOM killer",
         "watchdog" => "killed by the service manager, as its watchdog was not fed",
         "timeout" => "killed by the service manager, as it was late",
-        "start-limit-hit" => "not started any more by the service manager",
         _ => "killed",
     };
     let (mut writer, _) = Writer::open(path)?;
