@@ -332,6 +332,16 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn memory_above_its_plan_degrades_while_it_lasts() {
+        let agent = agent();
+        agent.view.memory.status.set(MemoryState::Slowing);
+        let reasons = vec!["memory: above its plan, sources wait for their turn".to_owned()];
+        assert_eq!(assess(&agent), (Status::Degraded, reasons));
+        agent.view.memory.status.set(MemoryState::Shedding);
+        assert_eq!(assess(&agent).0, Status::Healthy);
+    }
+
+    #[test]
     fn an_agent_that_starts_or_stops_is_degraded_and_not_ready() {
         let agent = agent();
         assert_eq!(agent.view.unready(), None);

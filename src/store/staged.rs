@@ -187,6 +187,22 @@ impl Staged {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lifecycle::memory::Allotment;
+
+    #[tokio::test]
+    async fn room_is_given_back_after_the_commit_and_not_before() {
+        let whole = Allotment::new(10 * 1024);
+        let (mut staged, mut behind) = (Staged::default(), Staged::default());
+        staged.occupy(whole.take(2048).await);
+        behind.occupy(whole.take(1024).await);
+        behind.occupy(whole.take(1024).await);
+        staged.absorb(behind);
+        // A retry after a disk in trouble.
+        staged.forget_items();
+        assert_eq!(whole.used_bytes(), 4096);
+        staged.confirm();
+        assert_eq!(whole.used_bytes(), 0);
+    }
 
     #[test]
     fn pieces_hold_every_line_once_and_whole() {

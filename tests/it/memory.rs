@@ -114,6 +114,7 @@ async fn within_32_mib_a_flood_of_100_000_sensors_with_an_endpoint_that_hangs_is
     assert!(health["store"]["items_stored"].as_u64().unwrap() >= sent, "{}", health["store"]);
     let memory = &health["memory"];
     assert_eq!(memory["limit_bytes"], 32 * MIB);
+    assert_eq!((&memory["in_flight_bytes"], &memory["ingest_bytes"]), (&0.into(), &0.into()));
     let (peak, planned) = (memory["peak_bytes"].as_u64().unwrap(), memory["planned_bytes"].as_u64().unwrap());
     assert!(peak > 0 && peak <= planned, "{memory}");
     daemon.stop().await;

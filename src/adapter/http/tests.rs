@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::super::{Source as Any, test_support};
 use super::*;
+use crate::lifecycle::memory::{Limit, Memory, Source as LimitSource};
 use crate::reading::{BATCH_READINGS_MAX, Batch, Committed};
 
 const A: &str = r#"{"sensor_name":"a","value":1}"#;
@@ -20,13 +21,23 @@ fn source(settings: &str) -> Result<Source, Vec<String>> {
 /// Serves with `settings`, hands every batch to `pipeline`, and stops when `client` is done.
 async fn with_server<T>(
     settings: &str,
+    pipeline: impl FnMut(Batch),
+    client: impl AsyncFnOnce(SocketAddr) -> T,
+) -> T {
+    with_memory(Memory::default(), settings, pipeline, client).await
+}
+
+async fn with_memory<T>(
+    memory: Memory,
+    settings: &str,
     mut pipeline: impl FnMut(Batch),
     client: impl AsyncFnOnce(SocketAddr) -> T,
 ) -> T {
     let source = source(settings).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (intake, mut received) = test_support::intake(4);
+    let (mut intake, mut received) = test_support::intake(4);
+    intake.memory = memory;
     let talk = async {
         let result = client(address).await;
         intake.stop.cancel();
@@ -272,4 +283,29 @@ async fn a_closed_pipeline_ends_the_source_and_a_taken_port_is_named() {
     assert!(error.to_string().contains(&format!("cannot listen on {address}")), "{error}");
     drop(received);
     assert!(matches!(test_support::within(source.serve(listener, &intake)).await, Err(Error::Closed)));
+}
+
+#[tokio::test]
+async fn where_memory_is_small_bodies_wait_for_each_other_and_larger_ones_are_refused() {
+    let memory = Memory::new(Limit { bytes: 0, source: LimitSource::Unknown });
+    let (bodies, whole) = (memory.bodies.clone(), memory.bodies.bytes_max());
+    let mut used_max = 0;
+    let pipeline = |batch: Batch| {
+        used_max = used_max.max(bodies.used_bytes());
+        commit(batch);
+    };
+    let lines = |bytes: usize| format!("{A}\n").repeat(bytes / (A.len() + 1));
+    with_memory(memory.clone(), "body_max_bytes = 10000000", pipeline, async |address| {
+        let too_large = post_once(address, lines(whole / 2 + 1000)).await;
+        assert_answer(&too_large, 413, &format!("longer than {} bytes", whole / 2));
+        let large = lines(whole / 2 - 100);
+        let (one, two, three) =
+            tokio::join!(post_once(address, &large), post_once(address, &large), post_once(address, &large));
+        for answer in [one, two, three] {
+            assert_answer(&answer, 200, r#""refused":0"#);
+        }
+    })
+    .await;
+    assert!(used_max > whole / 2 && used_max <= whole, "{used_max}");
+    assert_eq!((memory.bodies.used_bytes(), memory.flight.used_bytes()), (0, 0));
 }

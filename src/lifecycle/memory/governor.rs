@@ -74,6 +74,10 @@ impl Status {
     pub fn state(&self) -> State {
         State::ALL[usize::from(self.state.load(Relaxed)).min(2)]
     }
+
+    pub(crate) fn set(&self, state: State) {
+        self.state.store(state as u8, Relaxed);
+    }
 }
 
 /// What the governor may ask of others.
@@ -120,7 +124,7 @@ impl Governor {
         self.status.peak_bytes.fetch_max(used_bytes, Relaxed);
         let before = self.state;
         self.state = before.next(used_bytes, self.plan.total_bytes);
-        self.status.state.store(self.state as u8, Relaxed);
+        self.status.set(self.state);
         self.flight.set_narrow(self.state == State::Slowing);
         if self.state >= State::Shedding {
             parts.shed();
