@@ -232,5 +232,6 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 /// A page costs the agent a fraction of a millisecond.
 const TURNS_PER_PAGE: u32 = 3;
 const SAID_BYTES_MAX: usize = 2000;
-const PAGE_MAX: Duration = Duration::from_secs(5);
+/// At full load on a busy machine.
+const PAGE_MAX: Duration = Duration::from_secs(30);
 const PAGE_BYTES_MAX: u64 = 4 * 1024 * 1024;
