@@ -1,6 +1,9 @@
 //! Gives back to the kernel what the allocator keeps.
 
-#![expect(unsafe_code, reason = "malloc_trim is the C library's, and nobody wraps it")]
+#![cfg_attr(
+    target_env = "gnu",
+    expect(unsafe_code, reason = "malloc_trim is the C library's, and nobody wraps it")
+)]
 
 /// Waits some milliseconds at worst. Nothing to do with musl, which gives back what it can by itself.
 pub fn trim() {
