@@ -49,10 +49,10 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, key), pem })
     }
 
-    /// Signs a certificate: for a server of `localhost`, 127.0.0.1 and ::1, or for a client.
+    /// Signs a certificate: for a server of `localhost`, `receiver.test`, 127.0.0.1 and ::1, or for a client.
     pub fn sign(&self, usage: Usage) -> Result<Identity, rcgen::Error> {
         let key = KeyPair::generate()?;
-        let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+        let names = ["localhost", "receiver.test", "127.0.0.1", "::1"].map(str::to_owned);
         let mut params = match usage {
             Usage::Server | Usage::ExpiredServer | Usage::FutureServer => CertificateParams::new(names)?,
             Usage::Client => CertificateParams::default(),

@@ -1,0 +1,23 @@
+"""Takes memory in the memory cgroup of process PID until that process is gone: hog.py PID. Is itself spared."""
+
+import os
+import sys
+
+pid = int(sys.argv[1])
+with open("/proc/self/oom_score_adj", "w") as file:
+    file.write("-1000")
+for line in open(f"/proc/{pid}/cgroup"):
+    number, controllers, path = line.strip().split(":", 2)
+    if controllers == "memory":
+        group = f"/sys/fs/cgroup/memory{path}"
+        break
+    if number == "0" and os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+        group = f"/sys/fs/cgroup{path}"
+with open(f"{group}/cgroup.procs", "w") as file:
+    file.write(str(os.getpid()))
+taken = []
+# A page at a time is written to, so that it is there.
+while os.path.exists(f"/proc/{pid}"):
+    if len(taken) > 1024:
+        sys.exit("1 GiB was taken and nobody was killed: there is no limit")
+    taken.append(bytearray(b"x" * 1048576))
