@@ -17,6 +17,7 @@ use clap::{Parser, Subcommand};
 
 use crate::app;
 use crate::config::{LoadOptions, load};
+use crate::lifecycle::systemd::Notifier;
 
 /// Stopped on request, or everything was done.
 pub const EXIT_OK: u8 = 0;
@@ -141,6 +142,8 @@ fn run(config: Option<PathBuf>, once: bool) -> u8 {
         Ok(loaded) => loaded,
         Err(error) => {
             eprintln!("{error}");
+            // What `systemctl status` shows once no more starts follow: by then its journal lines are others.
+            tell_why(&error.to_string());
             return EXIT_CONFIG;
         }
     };
@@ -148,7 +151,12 @@ fn run(config: Option<PathBuf>, once: bool) -> u8 {
         Ok(()) => EXIT_OK,
         Err(error) => {
             eprintln!("pyv-edge-agent: {error:#}");
+            tell_why(&format!("{error:#}"));
             EXIT_FAILED
         }
     }
+}
+
+fn tell_why(reason: &str) {
+    Notifier::from_env().status(&format!("not running: {reason}"));
 }

@@ -79,6 +79,11 @@ pub fn is_synchronised() -> bool {
     kernel::is_synchronised().unwrap_or_else(|| std::path::Path::new(TIMESYNCD_SAYS).exists())
 }
 
+/// Whether the kernel may be asked for that.
+pub fn kernel_answers() -> bool {
+    kernel::is_synchronised().is_some()
+}
+
 /// The kernel's name of this boot: random, and new with each. Empty where /proc is not there.
 pub fn boot_id() -> String {
     std::fs::read_to_string(BOOT_ID).map(|id| id.trim().to_owned()).unwrap_or_default()

@@ -42,6 +42,12 @@ impl Timekeeper {
     /// `known_offset` is what the store knows of an earlier synchronisation in this boot.
     pub fn new(settings: Settings, known_offset: Option<f64>, counters: &Counters) -> Self {
         let sample = clock::sample();
+        if !settings.trusted && !clock::kernel_answers() {
+            tracing::warn!(
+                "the kernel may not be asked whether the clock is synchronised: adjtimex is refused, as ProtectClock=yes \
+                 does; only systemd-timesyncd's word counts"
+            );
+        }
         let belief = Belief::new(sample, is_synchronised(&settings), known_offset);
         match belief.state() {
             State::Synchronised => {}

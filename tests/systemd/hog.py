@@ -1,11 +1,9 @@
-"""Takes memory in the memory cgroup of process PID until that process is gone: hog.py PID. Is itself spared."""
+"""Takes memory in the memory cgroup of process PID until that process is gone: hog.py PID."""
 
 import os
 import sys
 
 pid = int(sys.argv[1])
-with open("/proc/self/oom_score_adj", "w") as file:
-    file.write("-1000")
 for line in open(f"/proc/{pid}/cgroup"):
     number, controllers, path = line.strip().split(":", 2)
     if controllers == "memory":
