@@ -136,6 +136,12 @@ impl Front {
     ) -> anyhow::Result<()> {
         let mut handed_over = take_listeners()?;
         if !config.health.enabled {
+            if !handed_over.is_empty() {
+                tracing::warn!(
+                    "health.enabled is false, but a socket unit holds the port of the health page: who asks there waits \
+                     in vain; disable the unit (systemctl disable --now pyvorin-edge.socket)"
+                );
+            }
             return Ok(());
         }
         let settings = config.health.clone();

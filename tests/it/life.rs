@@ -23,6 +23,28 @@ const DEAF: &str = "trap \"\" TERM; echo 1; exec sleep 15";
 const STOP_MAX: Duration = Duration::from_secs(10);
 
 #[tokio::test]
+async fn the_service_manager_is_told_why_a_start_failed() {
+    let home = Home::new("[health]\nprot = 1\n");
+    let mut daemon = home.spawn();
+    assert_eq!(daemon.wait_exit().await.code, Some(78));
+    let status = daemon.notified("STATUS=not running: ").await;
+    assert!(status.contains("health.prot"), "{status}");
+
+    let held = Home::new("");
+    let _other = held.start().await;
+    let mut second = held.spawn();
+    assert_eq!(second.wait_exit().await.code, Some(1));
+    second.notified("STATUS=not running: ").await;
+}
+
+#[tokio::test]
+async fn a_socket_that_nobody_will_serve_is_warned_of() {
+    let home = Home::new("health.enabled = false\n");
+    let daemon = home.start().await;
+    daemon.says("systemctl disable --now pyvorin-edge.socket").await;
+}
+
+#[tokio::test]
 async fn the_service_manager_is_told_of_start_life_and_stop_in_this_order() {
     let home = Home::new(SIMULATOR).env("WATCHDOG_USEC", "400000");
     let mut daemon = home.start().await;

@@ -36,6 +36,14 @@ fn the_sample_of_everything_is_accepted() {
 }
 
 #[test]
+fn a_new_device_measures_itself_and_delivers_nothing() {
+    let config = load(Path::new("meta-pyvorin/recipes-core/pyvorin-edge/files/config.toml"));
+    assert_eq!((config.devices, config.cloud.enabled, config.health.enabled), (1, false, true));
+    assert_eq!(config.health.bind.to_string(), "127.0.0.1");
+    assert_eq!(config.sources.iter().map(|source| source.name()).collect::<Vec<_>>(), ["system"]);
+}
+
+#[test]
 fn what_the_sample_calls_defaults_are_the_defaults() {
     let sample = fs::read_to_string("examples/edge_config.toml").unwrap();
     let (general, rest) = sample.split_once("# --- Devices").unwrap();
