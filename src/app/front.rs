@@ -148,10 +148,11 @@ impl Front {
         let listener = handed_over.pop().map(|named| TcpListener::from_std(named.listener)).transpose();
         let listener = listener.context("cannot listen on the socket of the service manager")?;
         let (views, serving) = (self.views.subscribe(), self.serving.clone());
+        let bound = listener.map_or_else(|| server::bind(&settings), Ok);
         supervisor.spawn("health server", async move {
-            let listener = match listener {
-                Some(listener) => Some(listener),
-                None => server::bind_retrying(&settings, &stop).await,
+            let listener = match bound {
+                Ok(listener) => Some(listener),
+                Err(error) => server::bind_retrying(&settings, error, &stop).await,
             };
             if let Some(listener) = listener {
                 server::serve(listener, views, &serving, stop).await;

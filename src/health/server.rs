@@ -27,34 +27,51 @@ use crate::clock;
 use crate::lifecycle::hang;
 use crate::lifecycle::watchdog::Progress;
 
-/// Binds the configured address; while that fails (the port is taken, the address is not there yet)
-/// it tries again with backoff. `None` when `stop` is cancelled first.
-pub async fn bind_retrying(settings: &Settings, stop: &CancellationToken) -> Option<TcpListener> {
+/// Binds the configured address at once, so that who waits for READY finds the page answering. Needs a runtime.
+///
+/// # Errors
+///
+/// The port is taken, or the address is not there yet: [`bind_retrying`] goes on.
+pub fn bind(settings: &Settings) -> io::Result<TcpListener> {
+    let listener = bind_quietly(settings)?;
+    announce(&listener, settings, 0);
+    Ok(listener)
+}
+
+/// After [`bind`] failed with `error`, tries again with backoff. `None` when `stop` is cancelled first.
+pub async fn bind_retrying(
+    settings: &Settings,
+    error: io::Error,
+    stop: &CancellationToken,
+) -> Option<TcpListener> {
     let address = SocketAddr::new(settings.bind, settings.port);
+    tracing::warn!(%address, %error, "the health server cannot bind; the agent runs without it and tries again");
     let mut delay = BIND_DELAY_MIN;
-    let mut attempts_failed = 0_u64;
+    let mut attempts_failed = 1_u64;
     loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => {
-                // With port 0 this is the only place that tells the one it got.
-                let address = listener.local_addr().unwrap_or(address);
-                tracing::info!(%address, attempts_failed, "the health server listens");
-                return Some(listener);
-            }
-            Err(error) => {
-                if attempts_failed == 0 {
-                    tracing::warn!(%address, %error,
-                        "the health server cannot bind; the agent runs without it and tries again");
-                }
-                attempts_failed += 1;
-            }
-        }
         tokio::select! {
             () = stop.cancelled() => return None,
             () = sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
         }
+        if let Ok(listener) = bind_quietly(settings) {
+            announce(&listener, settings, attempts_failed);
+            return Some(listener);
+        }
+        attempts_failed += 1;
         delay = (delay * 2).min(BIND_DELAY_MAX);
     }
+}
+
+fn bind_quietly(settings: &Settings) -> io::Result<TcpListener> {
+    let listener = std::net::TcpListener::bind((settings.bind, settings.port))?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+fn announce(listener: &TcpListener, settings: &Settings, attempts_failed: u64) {
+    // With port 0 this is the only place that tells the one it got.
+    let address = listener.local_addr().unwrap_or(SocketAddr::new(settings.bind, settings.port));
+    tracing::info!(%address, attempts_failed, "the health server listens");
 }
 
 /// Serves the newest of `views` until `stop` is cancelled; open connections are then dropped. When all places are taken,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pyvorin_edge::adapter::{self, State};
 use pyvorin_edge::health::host::Host;
-use pyvorin_edge::health::server::{bind_retrying, serve};
+use pyvorin_edge::health::server::{bind, bind_retrying, serve};
 use pyvorin_edge::health::wear::{self, Wear};
 use pyvorin_edge::health::{Configured, Phase, PrivacySummary, Settings, View};
 use pyvorin_edge::lifecycle::watchdog::{Progress, Verdict};
@@ -340,7 +340,7 @@ async fn a_port_that_is_taken_is_tried_again_until_it_is_free() {
         sleep(Duration::from_secs(30)).await;
         drop(blocker);
     };
-    let (listener, ()) = tokio::join!(bind_retrying(&settings, &stop), free);
+    let (listener, ()) = tokio::join!(bind_retrying(&settings, bind(&settings).unwrap_err(), &stop), free);
     assert_eq!(listener.unwrap().local_addr().unwrap(), address);
 }
 
@@ -354,6 +354,6 @@ async fn waiting_for_a_port_ends_when_told_to_stop() {
         sleep(Duration::from_secs(3)).await;
         stop.cancel();
     };
-    let (listener, ()) = tokio::join!(bind_retrying(&settings, &stop), cancel);
+    let (listener, ()) = tokio::join!(bind_retrying(&settings, bind(&settings).unwrap_err(), &stop), cancel);
     assert!(listener.is_none());
 }

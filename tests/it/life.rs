@@ -29,12 +29,6 @@ async fn the_service_manager_is_told_why_a_start_failed() {
     assert_eq!(daemon.wait_exit().await.code, Some(78));
     let status = daemon.notified("STATUS=not running: ").await;
     assert!(status.contains("health.prot"), "{status}");
-
-    let held = Home::new("");
-    let _other = held.start().await;
-    let mut second = held.spawn();
-    assert_eq!(second.wait_exit().await.code, Some(1));
-    second.notified("STATUS=not running: ").await;
 }
 
 #[tokio::test]
@@ -81,6 +75,17 @@ async fn without_a_service_manager_the_daemon_runs_and_binds_its_health_port_its
     assert_eq!(daemon.get("/livez").await.0, 200);
     let (_, metrics) = daemon.get("/metrics").await;
     assert!(metrics.contains("# TYPE ") && metrics.contains("pyvorin"), "{metrics}");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn the_health_page_can_be_had_before_the_service_manager_is_told_ready() {
+    let home = Home::new(&format!("[health]\nport = 0\n{SIMULATOR}"));
+    let daemon = home.spawn_without_socket(0);
+    daemon.says("the agent is ready").await;
+    let log = daemon.log();
+    let place = |text| log.find(text).unwrap_or_else(|| panic!("'{text}' is not in\n{log}"));
+    assert!(place("the health server listens") < place("the agent is ready"), "{log}");
     daemon.stop().await;
 }
 
@@ -216,5 +221,7 @@ async fn a_state_directory_that_cannot_be_used_fails_the_start_by_name() {
     let exit = daemon.wait_exit().await;
     assert_eq!(exit.code, Some(1));
     assert!(daemon.log().contains(&home.state_dir().display().to_string()), "{}", daemon.log());
-    assert!(daemon.notifications().is_empty(), "{:?}", daemon.notifications());
+    let told = daemon.notified("STATUS=not running: ").await;
+    assert!(told.contains(&home.state_dir().display().to_string()), "{told}");
+    assert_eq!(daemon.notifications().len(), 1, "{:?}", daemon.notifications());
 }
