@@ -285,7 +285,11 @@ async fn what_a_person_has_to_put_right_ends_the_start() {
         let mut daemon = home.spawn();
         assert_eq!(daemon.wait_exit().await.code, Some(1), "{}", daemon.log());
         assert!(daemon.log().contains(reason), "{}", daemon.log());
-        assert!(daemon.notifications().is_empty(), "{:?}", daemon.notifications());
+        let told = daemon.notifications();
+        assert!(
+            told.len() == 1 && told[0].starts_with("STATUS=not running: ") && told[0].contains(reason),
+            "{told:?}"
+        );
     }
 }
 
