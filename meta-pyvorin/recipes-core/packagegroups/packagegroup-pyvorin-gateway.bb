@@ -2,7 +2,6 @@
 SUMMARY = "The Pyvorin Edge Agent, set up for this board"
 DESCRIPTION = "The agent, its memory limit for the board, and the certificates and time zones that it works with."
 HOMEPAGE = "https://pyvorin.com"
-BUGTRACKER = "https://pyvorin.com"
 SECTION = "net"
 LICENSE = "Apache-2.0"
 

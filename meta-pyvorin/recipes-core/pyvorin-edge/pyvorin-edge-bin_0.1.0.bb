@@ -3,6 +3,9 @@ require pyvorin-edge.inc
 
 LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/Apache-2.0;md5=89aea4e17d99a7cacdbeed46a0096b10"
 
+# One name for what an image asks for, whichever recipe made it.
+PROVIDES += "pyvorin-edge"
+
 # Where PROGRAM-VERSION-TARGET lies; also file:///folder, for programs of scripts/build-static.
 PYVORIN_EDGE_RELEASE ?= "https://github.com/pyvorin/pyvorin-edge/releases/download/v${PV}"
 PYVORIN_EDGE_TARGET = "none"
@@ -23,8 +26,6 @@ python () {
             'scripts/build-static, and set PYVORIN_EDGE_RELEASE and PYVORIN_EDGE_SHA256_%s' % (d.getVar('PV'), arch))
 }
 
-# One name for what an image asks for, whichever recipe made it.
-PROVIDES += "pyvorin-edge"
 RPROVIDES:${PN} += "pyvorin-edge (= ${EXTENDPKGV})"
 RCONFLICTS:${PN} += "pyvorin-edge"
 RREPLACES:${PN} += "pyvorin-edge"

@@ -3,11 +3,12 @@
 SUMMARY = "Memory limit of the Pyvorin Edge Agent for this board"
 DESCRIPTION = "A drop-in for pyvorin-edge.service that sets MemoryMax= for the board that the image is for."
 HOMEPAGE = "https://pyvorin.com"
-BUGTRACKER = "https://pyvorin.com"
 SECTION = "net"
 CVE_PRODUCT = "pyvorin:pyvorin-edge"
 LICENSE = "Apache-2.0"
 LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/Apache-2.0;md5=89aea4e17d99a7cacdbeed46a0096b10"
+
+SRC_URI = "file://0-board.conf;subdir=device"
 
 inherit features_check
 
@@ -33,6 +34,9 @@ python () {
         bb.fatal('PYVORIN_EDGE_MEMORY_MAX: "%s" is not a limit; give for example 512M, 25%% or infinity' % value)
 }
 
+# scarthgap has no UNPACKDIR.
+PYVORIN_EDGE_FILES = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}/device"
+
 do_configure[noexec] = "1"
 do_compile[noexec] = "1"
 
@@ -40,13 +44,9 @@ do_compile[noexec] = "1"
 do_install() {
     [ -n "${PYVORIN_EDGE_MEMORY_MAX}" ] || return 0
     for unit in pyvorin-edge.service pyvorin-edge@.service; do
-        install -d ${D}${systemd_system_unitdir}/$unit.d
-        {
-            echo '# For the board that this image is for. Put your own MemoryMax= into a drop-in of another name.'
-            echo '[Service]'
-            echo 'MemoryMax=${PYVORIN_EDGE_MEMORY_MAX}'
-        } >${D}${systemd_system_unitdir}/$unit.d/0-board.conf
-        chmod 0644 ${D}${systemd_system_unitdir}/$unit.d/0-board.conf
+        drop_in=${D}${systemd_system_unitdir}/$unit.d/0-board.conf
+        install -D -m 0644 ${PYVORIN_EDGE_FILES}/0-board.conf $drop_in
+        sed -i 's/@MEMORY_MAX@/${PYVORIN_EDGE_MEMORY_MAX}/' $drop_in
     done
 }
 
