@@ -17,6 +17,8 @@ SRC_URI += "${PYVORIN_EDGE_RELEASE}/${PYVORIN_EDGE_PROGRAM};name=${TARGET_ARCH};
 SRC_URI[aarch64.sha256sum] = "${PYVORIN_EDGE_SHA256_aarch64}"
 SRC_URI[arm.sha256sum] = "${PYVORIN_EDGE_SHA256_arm}"
 
+S = "${PYVORIN_EDGE_FILES}"
+
 COMPATIBLE_HOST = "(aarch64|arm)-.*-linux.*"
 
 python () {

@@ -9,6 +9,8 @@ LICENSE = "Apache-2.0"
 LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/Apache-2.0;md5=89aea4e17d99a7cacdbeed46a0096b10"
 
 SRC_URI = "file://0-board.conf;subdir=device"
+# scarthgap has no UNPACKDIR.
+S = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}/device"
 
 inherit features_check
 
@@ -34,9 +36,6 @@ python () {
         bb.fatal('PYVORIN_EDGE_MEMORY_MAX: "%s" is not a limit; give for example 512M, 25%% or infinity' % value)
 }
 
-# scarthgap has no UNPACKDIR.
-PYVORIN_EDGE_FILES = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}/device"
-
 do_configure[noexec] = "1"
 do_compile[noexec] = "1"
 
@@ -45,7 +44,7 @@ do_install() {
     [ -n "${PYVORIN_EDGE_MEMORY_MAX}" ] || return 0
     for unit in pyvorin-edge.service pyvorin-edge@.service; do
         drop_in=${D}${systemd_system_unitdir}/$unit.d/0-board.conf
-        install -D -m 0644 ${PYVORIN_EDGE_FILES}/0-board.conf $drop_in
+        install -D -m 0644 ${S}/0-board.conf $drop_in
         sed -i 's/@MEMORY_MAX@/${PYVORIN_EDGE_MEMORY_MAX}/' $drop_in
     done
 }
