@@ -251,9 +251,10 @@ class Agreement(LayerCase):
 
 class Documents(LayerCase):
     README = (LAYER / "README.md").read_text()
+    CHAPTER = re.search(r"^## In a Yocto image\n.*?(?=^## )", (ROOT / "README.md").read_text(), re.S | re.M)[0]
 
     def blocks(self, language):
-        return re.findall(rf"```{language}\n(.*?)```", self.README, re.S)
+        return re.findall(rf"```{language}\n(.*?)```", self.README + self.CHAPTER, re.S)
 
     def test_every_configuration_in_the_readme_is_parsed(self):
         blocks = self.blocks("conf")
@@ -268,6 +269,8 @@ class Documents(LayerCase):
         for line in "".join(self.blocks("sh")).splitlines():
             for path in re.findall(r"meta-pyvorin/\S+", line):
                 self.assertTrue((ROOT / path).exists(), line)
+        for script in re.findall(r"`(scripts/[\w-]+)", self.README + self.CHAPTER):
+            self.assertTrue(os.access(ROOT / script, os.X_OK), script)
 
     def test_the_kas_files_have_the_form_that_kas_wants_and_the_settings_of_the_readme(self):
         schema = json.loads(Path(kas.__file__).with_name("schema-kas.json").read_text())
