@@ -190,7 +190,8 @@ class Fetched(LayerCase):
         subprocess.run(f"git -C {ROOT} ls-files -z -- Cargo.toml Cargo.lock src benches examples tests/it .cargo | "
                        f"(cd {ROOT} && cpio -0pdm --quiet {sources})", shell=True, check=True)
         result = subprocess.run(
-            ["cargo", "metadata", "--frozen", "--format-version=1", "--manifest-path", str(sources / "Cargo.toml")],
+            ["cargo", "metadata", "--frozen", "--config", str(sources / ".cargo/config.toml"), "--format-version=1",
+             "--manifest-path", str(sources / "Cargo.toml")],
             cwd=self.top, capture_output=True, text=True,
             env=dict(os.environ, CARGO_HOME=str(home), RUSTUP_HOME=os.environ.get("RUSTUP_HOME", str(Path.home() / ".rustup"))),
         )
