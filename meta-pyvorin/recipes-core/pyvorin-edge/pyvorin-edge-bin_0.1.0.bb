@@ -6,7 +6,7 @@ LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/Apache-2.0;md5=89aea4e17d99a7ca
 # One name for what an image asks for, whichever recipe made it.
 PROVIDES += "pyvorin-edge"
 
-# Where PROGRAM-VERSION-TARGET lies; also file:///folder, for programs of scripts/build-static.
+# Where pyv-edge-agent-VERSION-TARGET lies.
 PYVORIN_EDGE_RELEASE ?= "https://github.com/pyvorin/pyvorin-edge/releases/download/v${PV}"
 PYVORIN_EDGE_TARGET = "none"
 PYVORIN_EDGE_TARGET:aarch64 = "aarch64-unknown-linux-musl"
