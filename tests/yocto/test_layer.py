@@ -95,6 +95,13 @@ class Recipes(LayerCase):
         for key in ("RPROVIDES", "RCONFLICTS", "RREPLACES"):
             self.assertIn("pyvorin-edge", d.getVar(f"{key}:pyvorin-edge-bin").split())
 
+    def test_the_source_is_preferred_until_the_build_says_otherwise(self):
+        wanted = 'PREFERRED_RPROVIDER_pyvorin-edge = "pyvorin-edge-bin"\n'
+        self.assertIn(wanted, (LAYER / "README.md").read_text())
+        for lines, name in (("", "pyvorin-edge"), (wanted, "pyvorin-edge-bin")):
+            d = parser.configuration(self.top, "wrynose", "raspberrypi4-64", lines)
+            self.assertEqual(d.getVar("PREFERRED_RPROVIDER_pyvorin-edge"), name)
+
     def test_the_source_is_one_commit_of_this_repository(self):
         d, _ = self.parse("pyvorin-edge")
         self.assertRegex(d.getVar("SRCREV_agent"), "^[0-9a-f]{40}$")
