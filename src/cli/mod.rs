@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::app;
 use crate::config::{LoadOptions, load};
@@ -26,9 +26,12 @@ pub const EXIT_FAILED: u8 = 1;
 /// The configuration is missing or wrong: `EX_CONFIG` of sysexits.h.
 pub const EXIT_CONFIG: u8 = 78;
 
+/// The program's name.
+pub const NAME: &str = "pyv-edge-agent";
+
 #[derive(Debug, Parser)]
 #[command(
-    name = "pyv-edge-agent",
+    name = NAME,
     version,
     about = "Takes in sensor readings, evaluates rules, protects private data, stores durably and delivers over HTTPS.",
     after_help = "Examples:
@@ -95,6 +98,12 @@ enum Command {
     /// Look at the database, or mend it.
     #[command(subcommand)]
     Store(store::StoreCommand),
+}
+
+/// What can be asked, for manual pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Does what the command line asks for; the result is the process's exit code.
