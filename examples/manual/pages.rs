@@ -68,10 +68,18 @@ fn examples(page: &mut Roff, command: &Command) {
 fn exit_status(page: &mut Roff) {
     page.control("SH", ["EXIT STATUS"]);
     item(page, "0", "Stopped on request, or everything was done.");
-    item(page, "1", "Failed while starting or running, or something is damaged; the reason is on standard error.");
+    item(
+        page,
+        "1",
+        "Failed while starting or running, or something is damaged; the reason is on standard error.",
+    );
     item(page, "2", "Wrong usage.");
     item(page, "78", "The configuration is missing or wrong.");
-    item(page, "143, 130", "Asked to stop a second time, by SIGTERM or SIGINT, before everything was committed.");
+    item(
+        page,
+        "143, 130",
+        "Asked to stop a second time, by SIGTERM or SIGINT, before everything was committed.",
+    );
 }
 
 fn signals(page: &mut Roff) {
@@ -102,15 +110,31 @@ fn environment(page: &mut Roff) {
 
 fn files(page: &mut Roff) {
     page.control("SH", ["FILES"]);
-    item(page, "/etc/pyvorin-edge/config.toml", "The administrator's configuration, which no upgrade overwrites.");
-    item(page, "/etc/pyvorin-edge/conf.d/*.toml", "Merged over it in the order of their names; for provisioning.");
-    item(page, "/etc/credstore/pyvorin-edge.NAME", "Secrets, which systemd hands to the agent as ${credential:NAME}.");
+    item(
+        page,
+        "/etc/pyvorin-edge/config.toml",
+        "The administrator's configuration, which no upgrade overwrites.",
+    );
+    item(
+        page,
+        "/etc/pyvorin-edge/conf.d/*.toml",
+        "Merged over it in the order of their names; for provisioning.",
+    );
+    item(
+        page,
+        "/etc/credstore/pyvorin-edge.NAME",
+        "Secrets, which systemd hands to the agent as ${credential:NAME}.",
+    );
     item(
         page,
         "/var/lib/pyvorin-edge/",
         "The state: edge_store.db with its -wal and -shm, privacy.key, lock and blackbox; quarantine after a damage.",
     );
-    item(page, "/usr/share/pyvorin-edge/drop-ins/", "Drop-ins for the service, each of which says what it is for.");
+    item(
+        page,
+        "/usr/share/pyvorin-edge/drop-ins/",
+        "Drop-ins for the service, each of which says what it is for.",
+    );
     item(page, "/usr/share/doc/pyvorin-edge/examples/edge_config.toml", "Every key of the configuration.");
 }
 
