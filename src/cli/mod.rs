@@ -17,6 +17,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::app;
 use crate::config::{LoadOptions, load};
+use crate::lifecycle::supervisor::panic_message;
 use crate::lifecycle::systemd::Notifier;
 
 /// Stopped on request, or everything was done.
@@ -109,6 +110,9 @@ pub fn command() -> clap::Command {
 /// Does what the command line asks for; the result is the process's exit code.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.command.is_some() {
+        end_with_the_reader();
+    }
     let code = match arguments.command {
         Some(Command::Check) => check::run(arguments.config),
         Some(Command::Reload(what)) => reload::run(arguments.config, &what),
@@ -120,6 +124,19 @@ pub fn main() -> ExitCode {
         None => run(arguments.config, arguments.once),
     };
     ExitCode::from(code)
+}
+
+/// `head` and its like close the pipe once they have enough: that is an end, and no failure.
+fn end_with_the_reader() {
+    let otherwise = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // What print! panics with (std of Rust 1.95); there is no other way to learn of it.
+        let message = panic_message(panic.payload());
+        if message.starts_with("failed printing to stdout") && message.contains("Broken pipe") {
+            std::process::exit(EXIT_OK.into());
+        }
+        otherwise(panic);
+    }));
 }
 
 /// The exit code of a command that may have failed, which is then said.

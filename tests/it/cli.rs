@@ -87,3 +87,15 @@ async fn secrets_are_in_no_message_of_a_wrong_configuration() {
     assert_eq!(code, Some(78), "{error}");
     assert!(!error.contains("hunter2") && !error.contains("4711"), "{error}");
 }
+
+#[tokio::test]
+async fn a_reader_that_has_enough_ends_a_command_without_a_complaint() {
+    let home = Home::new("");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = home.command();
+    let output = command.args(["check", "--config", "config.toml"]).stdout(writer).output();
+    let output = soon("the command ends", output).await.unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*errors), (Some(0), ""));
+}
