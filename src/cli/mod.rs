@@ -4,10 +4,14 @@ mod blackbox;
 mod by_hand;
 mod check;
 mod doctor;
+mod items;
+mod query;
 mod reload;
+mod rules;
 mod status;
 mod store;
 mod support_bundle;
+mod tail;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +50,10 @@ pub const NAME: &str = "pyv-edge-agent";
       have the running agent load its configuration anew; fails when that is refused
   pyv-edge-agent store check --config edge_config.toml
       say whether the database is whole
+  pyv-edge-agent rules eval 'ctx.value > 85.0' --reading '{\"value\": 90}'
+      say what a condition makes of a reading
+  pyv-edge-agent query --sensor 'temp.*' --since 1h
+      print what is stored
   pyv-edge-agent status
       say how the agent is: sources, backlog, delivery, what was lost
   sudo pyv-edge-agent doctor
@@ -96,6 +104,15 @@ enum Command {
     SupportBundle(support_bundle::Arguments),
     /// Print the black box: the last that happened to the agent, the newest last.
     Blackbox(blackbox::Arguments),
+    /// Try conditions of rules before they go live.
+    #[command(subcommand)]
+    Rules(rules::RulesCommand),
+    /// Print stored readings and events, the newest last: of an agent that runs, or a copy.
+    ///
+    /// Exits with 1 when something was left out because it is damaged.
+    Query(query::Arguments),
+    /// Print readings and events as they are committed, until Ctrl-C: of an agent that runs.
+    Tail(tail::Arguments),
     /// Look at the database, or mend it.
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -120,6 +137,9 @@ pub fn main() -> ExitCode {
         Some(Command::Doctor(what)) => ended(doctor::run(arguments.config, &what)),
         Some(Command::SupportBundle(what)) => ended(support_bundle::run(arguments.config, &what)),
         Some(Command::Blackbox(what)) => blackbox::run(arguments.config, what),
+        Some(Command::Rules(command)) => rules::run(arguments.config, &command),
+        Some(Command::Query(what)) => ended(query::run(arguments.config, what)),
+        Some(Command::Tail(what)) => ended(tail::run(arguments.config, what)),
         Some(Command::Store(command)) => store::run(arguments.config, command),
         None => run(arguments.config, arguments.once),
     };

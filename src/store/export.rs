@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -21,6 +21,8 @@ pub struct Filter {
     pub undelivered: bool,
     /// A pattern for the names of sensors; for an event, of one of its readings.
     pub sensor: Option<String>,
+    /// A pattern for the names of rules: only their events.
+    pub rule: Option<String>,
     /// Of the items' own times, Unix seconds: not before, and before.
     pub since: Option<f64>,
     pub until: Option<f64>,
@@ -58,11 +60,27 @@ pub struct Fields<'a> {
     sensor_readings: Vec<Sensor<'a>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+impl Fields<'_> {
+    /// Value and unit of an event's first reading.
+    pub fn first_reading(&self) -> Option<(Option<f64>, &str)> {
+        self.sensor_readings.first().map(|reading| (reading.value, reading.unit.as_ref()))
+    }
+
+    /// The sensor of a reading, or of the first reading of an event; empty when there is none.
+    pub fn sensor(&self) -> &str {
+        let first = self.sensor_readings.first().map(|reading| reading.sensor_name.as_ref());
+        self.sensor_name.as_deref().or(first).unwrap_or_default()
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Sensor<'a> {
     #[serde(borrow)]
     sensor_name: Cow<'a, str>,
+    value: Option<f64>,
+    #[serde(borrow)]
+    unit: Cow<'a, str>,
 }
 
 /// What could not be read.
@@ -87,61 +105,55 @@ pub fn export(
     let db = open_read_only(path)?;
     let failed = |source| Error::Sqlite { what: "cannot read the database", source };
     let mut unreadable = Unreadable::default();
-    for lane in Lane::ALL {
-        if !filter.lanes.is_empty() && !filter.lanes.contains(&lane) {
-            continue;
-        }
+    for lane in filter.lanes() {
         let mut from = 0;
         // A statement for each block: between two of them the agent can reset its log.
-        while let Some(raw) = next_block(&db, lane, from).map_err(failed)? {
+        while let Some(raw) = filter.next_block(&db, lane, from).map_err(failed)? {
             from = raw.first + 1;
-            if !filter.may_hold(&raw) {
-                continue;
-            }
             let held = if filter.undelivered { undelivered(&db, lane).map_err(failed)? } else { Vec::new() };
-            match block::lines(&raw.data, raw.raw_bytes) {
+            match raw.lines(lane) {
                 Ok(lines) => {
                     if !filter.pass(lane, &raw, &lines, &held, &mut take) {
                         return Ok(unreadable);
                     }
                 }
-                Err(error) => {
-                    unreadable.items += raw.count;
-                    unreadable.first.get_or_insert_with(|| format!("{} {}: {error}", lane.name(), raw.first));
-                }
+                Err(error) => unreadable.note(&raw, error),
             }
         }
     }
     Ok(unreadable)
 }
 
-struct RawBlock {
-    first: u64,
-    count: u64,
-    time_min: f64,
-    time_max: f64,
+/// A block as it is stored.
+pub(super) struct RawBlock {
+    pub(super) first: u64,
+    pub(super) count: u64,
     raw_bytes: usize,
     data: Vec<u8>,
 }
 
-fn next_block(db: &Connection, lane: Lane, from: u64) -> rusqlite::Result<Option<RawBlock>> {
-    let sql = format!(
-        "SELECT first, count, time_min, time_max, raw_bytes, data FROM {} WHERE first >= ?1
-         ORDER BY first LIMIT 1",
-        lane.table()
-    );
-    db.prepare_cached(&sql)?
-        .query_row([number(from)], |row| {
-            Ok(RawBlock {
-                first: row.get::<_, i64>(0)?.unsigned_abs(),
-                count: row.get::<_, i64>(1)?.unsigned_abs(),
-                time_min: row.get(2)?,
-                time_max: row.get(3)?,
-                raw_bytes: usize::try_from(row.get::<_, i64>(4)?).unwrap_or(usize::MAX),
-                data: row.get(5)?,
-            })
+impl RawBlock {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            first: row.get::<_, i64>(0)?.unsigned_abs(),
+            count: row.get::<_, i64>(1)?.unsigned_abs(),
+            raw_bytes: usize::try_from(row.get::<_, i64>(2)?).unwrap_or(usize::MAX),
+            data: row.get(3)?,
         })
-        .optional()
+    }
+
+    /// The items' JSON, one a line; else what is wrong with the block.
+    pub(super) fn lines(&self, lane: Lane) -> Result<Vec<u8>, String> {
+        block::lines(&self.data, self.raw_bytes)
+            .map_err(|error| format!("{} {}: {error}", lane.name(), self.first))
+    }
+}
+
+impl Unreadable {
+    pub(super) fn note(&mut self, raw: &RawBlock, error: String) {
+        self.items += raw.count;
+        self.first.get_or_insert(error);
+    }
 }
 
 /// First and last number of the ranges of `lane` that wait for delivery.
@@ -154,13 +166,41 @@ fn undelivered(db: &Connection, lane: Lane) -> rusqlite::Result<Vec<(u64, u64)>>
 }
 
 impl Filter {
-    fn may_hold(&self, block: &RawBlock) -> bool {
-        self.since.is_none_or(|since| block.time_max >= since)
-            && self.until.is_none_or(|until| block.time_min < until)
+    pub(super) fn lanes(&self) -> impl Iterator<Item = Lane> {
+        Lane::ALL.into_iter().filter(|lane| self.lanes.is_empty() || self.lanes.contains(lane))
+    }
+
+    /// The first block of `lane` from number `from` on that may hold what is wanted.
+    pub(super) fn next_block(
+        &self,
+        db: &Connection,
+        lane: Lane,
+        from: u64,
+    ) -> rusqlite::Result<Option<RawBlock>> {
+        self.block(db, lane, "first >= ?1 ORDER BY first", from)
+    }
+
+    /// The last block of `lane` that begins before number `before` and may hold what is wanted.
+    pub(super) fn block_before(
+        &self,
+        db: &Connection,
+        lane: Lane,
+        before: u64,
+    ) -> rusqlite::Result<Option<RawBlock>> {
+        self.block(db, lane, "first < ?1 ORDER BY first DESC", before)
+    }
+
+    fn block(&self, db: &Connection, lane: Lane, place: &str, at: u64) -> rusqlite::Result<Option<RawBlock>> {
+        let sql = format!(
+            "SELECT first, count, raw_bytes, data FROM {} WHERE time_max >= ?2 AND time_min < ?3 AND {place} LIMIT 1",
+            lane.table()
+        );
+        let (since, until) = (self.since.unwrap_or(f64::MIN), self.until.unwrap_or(f64::MAX));
+        db.prepare_cached(&sql)?.query_row(params![number(at), since, until], RawBlock::read).optional()
     }
 
     /// False when no more is wanted.
-    fn pass(
+    pub(super) fn pass(
         &self,
         lane: Lane,
         block: &RawBlock,
@@ -193,5 +233,8 @@ impl Filter {
         self.since.is_none_or(|since| fields.timestamp >= since)
             && self.until.is_none_or(|until| fields.timestamp < until)
             && self.sensor.as_ref().is_none_or(matches)
+            && self.rule.as_ref().is_none_or(|pattern| {
+                fields.rule_name.as_ref().is_some_and(|name| pattern::matches(pattern, name))
+            })
     }
 }

@@ -13,6 +13,7 @@ pub mod check;
 pub(crate) mod columns;
 mod counters;
 pub mod export;
+pub mod follow;
 mod gap;
 mod imported;
 mod infer;

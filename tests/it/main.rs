@@ -21,6 +21,7 @@ mod import;
 mod kill;
 mod lanes;
 mod life;
+mod look;
 mod memory;
 mod mqtt;
 mod mqtt_window;

@@ -5,23 +5,20 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::{LaneName, Target, Time};
-use crate::cli::{EXIT_FAILED, EXIT_OK};
+use super::{Target, Time, Wanted, report_unreadable};
+use crate::cli::EXIT_OK;
+use crate::cli::items::{COLUMNS, write_row};
 use crate::store::export::{Filter, Item, export};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     target: Target,
-    /// Only these lanes [default: all]
-    #[arg(long, value_name = "LANE", ignore_case = true)]
-    lane: Vec<LaneName>,
+    #[command(flatten)]
+    wanted: Wanted,
     /// Only what waits for delivery
     #[arg(long)]
     undelivered: bool,
-    /// Only sensors that match: * stands for any characters, ? for one
-    #[arg(long, value_name = "PATTERN")]
-    sensor: Option<String>,
     /// Only items of this time or later: ISO 8601, Unix seconds, or back from now such as 90s, 15m, 24h, 7d
     #[arg(long, value_name = "TIME")]
     since: Option<Time>,
@@ -47,11 +44,10 @@ pub fn run(config: Option<PathBuf>, arguments: Arguments) -> anyhow::Result<u8> 
         Err(code) => return Ok(code),
     };
     let filter = Filter {
-        lanes: arguments.lane.into_iter().map(|lane| lane.0).collect(),
         undelivered: arguments.undelivered,
-        sensor: arguments.sensor,
         since: arguments.since.map(|time| time.0),
         until: arguments.until.map(|time| time.0),
+        ..arguments.wanted.filter()
     };
     let out = BufWriter::new(io::stdout().lock());
     let mut writer = match arguments.format {
@@ -68,12 +64,7 @@ pub fn run(config: Option<PathBuf>, arguments: Arguments) -> anyhow::Result<u8> 
         Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(EXIT_OK),
         written => written?,
     }
-    let Some(first) = unreadable.first else { return Ok(EXIT_OK) };
-    eprintln!(
-        "pyv-edge-agent: {} items cannot be read and were left out; the first: {first}",
-        unreadable.items
-    );
-    Ok(EXIT_FAILED)
+    Ok(report_unreadable(&unreadable))
 }
 
 enum Writer<W: Write> {
@@ -91,25 +82,7 @@ impl<W: Write> Writer<W> {
     fn write(&mut self, item: &Item<'_>) -> io::Result<()> {
         match self {
             Self::Lines(out) => writeln!(out, "{}", item.text),
-            Self::Table(table) => {
-                let fields = &item.fields;
-                let sequence = item.sequence.to_string();
-                let timestamp = fields.timestamp.to_string();
-                let value = fields.value.map_or_else(String::new, |value| value.to_string());
-                table.write_record([
-                    item.lane.name(),
-                    &sequence,
-                    &timestamp,
-                    fields.sensor_name.as_deref().unwrap_or_default(),
-                    &value,
-                    fields.unit.as_deref().unwrap_or_default(),
-                    fields.metadata.map_or("", |metadata| metadata.get()),
-                    fields.rule_name.as_deref().unwrap_or_default(),
-                    fields.severity.as_deref().unwrap_or_default(),
-                    fields.message.as_deref().unwrap_or_default(),
-                ])?;
-                Ok(())
-            }
+            Self::Table(table) => write_row(table, item),
         }
     }
 
@@ -120,16 +93,3 @@ impl<W: Write> Writer<W> {
         }
     }
 }
-
-const COLUMNS: [&str; 10] = [
-    "lane",
-    "sequence",
-    "timestamp",
-    "sensor_name",
-    "value",
-    "unit",
-    "metadata",
-    "rule_name",
-    "severity",
-    "message",
-];

@@ -14,10 +14,11 @@ use clap::{Args, Subcommand};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{EXIT_CONFIG, EXIT_FAILED};
+use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK};
 use crate::adapter::json::parse_timestamp;
 use crate::clock;
 use crate::config::{LoadOptions, load};
+use crate::store::export::{Filter, Unreadable};
 use crate::store::{DATABASE_FILE, Lane};
 
 #[derive(Debug, Subcommand)]
@@ -49,7 +50,7 @@ pub enum StoreCommand {
 
 /// Which database.
 #[derive(Debug, Args)]
-struct Target {
+pub(super) struct Target {
     /// The database file [default: that of the configuration's state directory]
     #[arg(value_name = "DATABASE")]
     database: Option<PathBuf>,
@@ -57,7 +58,7 @@ struct Target {
 
 impl Target {
     /// The database file. What is wrong with the configuration was printed; the error is the exit code.
-    fn resolve(self, config: Option<PathBuf>) -> Result<PathBuf, u8> {
+    pub(super) fn resolve(self, config: Option<PathBuf>) -> Result<PathBuf, u8> {
         if let Some(database) = self.database {
             return Ok(if database.is_dir() { database.join(DATABASE_FILE) } else { database });
         }
@@ -69,6 +70,37 @@ impl Target {
             }
         }
     }
+}
+
+/// Which items.
+#[derive(Debug, Args)]
+pub(super) struct Wanted {
+    /// Only these lanes [default: all]
+    #[arg(long, value_name = "LANE", ignore_case = true)]
+    lane: Vec<LaneName>,
+    /// Only sensors that match: * stands for any characters, ? for one
+    #[arg(long, value_name = "PATTERN")]
+    sensor: Option<String>,
+    /// Only events of rules that match; * for all of them
+    #[arg(long, value_name = "PATTERN")]
+    rule: Option<String>,
+}
+
+impl Wanted {
+    pub(super) fn filter(self) -> Filter {
+        let lanes = self.lane.into_iter().map(|lane| lane.0).collect();
+        Filter { lanes, sensor: self.sensor, rule: self.rule, ..Filter::default() }
+    }
+}
+
+/// Says what could not be read; returns the exit code.
+pub(super) fn report_unreadable(unreadable: &Unreadable) -> u8 {
+    let Some(first) = &unreadable.first else { return EXIT_OK };
+    eprintln!(
+        "pyv-edge-agent: {} items cannot be read and were left out; the first: {first}",
+        unreadable.items
+    );
+    EXIT_FAILED
 }
 
 /// Does what `command` asks for; returns the exit code.
@@ -115,7 +147,7 @@ impl clap::ValueEnum for LaneName {
 
 /// An instant, in Unix seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Time(f64);
+pub(super) struct Time(pub(super) f64);
 
 impl std::str::FromStr for Time {
     type Err = &'static str;

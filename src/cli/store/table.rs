@@ -7,20 +7,30 @@ pub fn print<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
 
 /// The text of the table.
 pub fn format<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
-    let width = |column: usize| {
+    let mut widths = header.map(|cell| cell.chars().count());
+    fit(&mut widths, rows);
+    let header = header.map(str::to_owned);
+    lines(&widths, std::iter::once(&header).chain(rows))
+}
+
+/// Makes columns wide enough for `rows`; the columns of a table that grows only get wider.
+pub fn fit<const N: usize>(widths: &mut [usize; N], rows: &[[String; N]]) {
+    for (column, width) in widths.iter_mut().enumerate() {
         let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([header[column].chars().count()]).max().unwrap_or(0)
-    };
-    let widths: [usize; N] = std::array::from_fn(width);
+        *width = cells.max().unwrap_or(0).max(*width);
+    }
+}
+
+/// One line for each of `rows`.
+pub fn lines<'r, const N: usize>(
+    widths: &[usize; N],
+    rows: impl IntoIterator<Item = &'r [String; N]>,
+) -> String {
     let mut out = String::new();
-    let mut line = |cells: [&str; N]| {
+    for cells in rows {
         let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         out.push_str(padded.collect::<Vec<_>>().join("  ").trim_end());
         out.push('\n');
-    };
-    line(header);
-    for row in rows {
-        line(std::array::from_fn(|column| row[column].as_str()));
     }
     out
 }

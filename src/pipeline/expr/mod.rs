@@ -26,6 +26,7 @@ mod literal;
 mod number;
 mod parser;
 mod primary;
+mod repr;
 mod sequence;
 mod tree;
 mod value;
