@@ -113,6 +113,9 @@ fn stages(rules: usize) -> Stages {
         severity: Severity::Warning,
         cooldown: Duration::ZERO,
         message: None,
+        hold: Duration::ZERO,
+        silent: None,
+        window: None,
     };
     let rules: Vec<_> = (0..rules).map(rule).collect();
     Stages {

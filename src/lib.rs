@@ -67,6 +67,7 @@
 //! | one reading | name 256, unit 32, metadata 4,096 bytes | it is refused and counted |
 //! | one expression | 4,096 bytes, 1,024 nodes, 50,000 steps | it is refused, or counts as an error |
 //! | windows | 10,000 pairs of window and sensor, 131,072 panes | further sensors are left out and counted |
+//! | what rules remember of sensors | 2 MiB | the sensor heard longest ago is forgotten, and counted |
 //! | privacy | 1,024 patterns in each list, decisions for 4,096 sensors | refused; forgotten and made anew |
 //! | health server | 16 connections | an idle one gives way |
 //! | black box | 64 KiB: 126 records and two signs of life | the oldest record goes |

@@ -68,7 +68,7 @@ impl Parts {
         let room = Room { states_max: bounds.window_states, panes_max: bounds.window_panes };
         let stages = Stages {
             firewall,
-            rules: plan.rules.remembering(bounds.cooldowns),
+            rules: plan.rules.remembering(bounds.cooldowns, bounds.rule_state_bytes),
             windows: plan.windows.within(room),
             deliver: plan.deliver,
         };

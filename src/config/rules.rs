@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::section::Section;
+use super::section::{Section, nearest};
 use super::stages::{bounded_name, given};
 use crate::pipeline::expr::Expression;
 use crate::pipeline::{rule, window};
@@ -24,14 +24,14 @@ pub fn windows(root: &mut Section<'_>) -> Vec<window::Settings> {
     tables.into_iter().map(read).collect()
 }
 
-/// Reads every `[[rules]]` or `[rules.<name>]`.
-pub fn rules(root: &mut Section<'_>) -> Vec<rule::Settings> {
+/// Reads every `[[rules]]` or `[rules.<name>]`; `windows` are those that a rule may name.
+pub fn rules(root: &mut Section<'_>, windows: &[window::Settings]) -> Vec<rule::Settings> {
     let mut tables = named_tables(root, "rules");
     limit(root, "rules", &mut tables, RULES_MAX);
     let mut names = HashSet::new();
     let read = |(name, mut table)| {
         let name = unique_name(&mut table, name, &mut names, "the rule's name");
-        rule(name, &mut table)
+        rule(name, &mut table, windows)
     };
     tables.into_iter().map(read).collect()
 }
@@ -86,28 +86,63 @@ fn check_step(settings: &window::Settings) -> Result<(), String> {
     }
 }
 
-fn rule(name: String, table: &mut Section<'_>) -> rule::Settings {
-    const CONDITION: &str = "condition_expr";
+fn rule(name: String, table: &mut Section<'_>, windows: &[window::Settings]) -> rule::Settings {
+    const SILENT: &str = "silent_seconds";
+    const HOLD: &str = "for_seconds";
     let severities =
         [("info", Severity::Info), ("warning", Severity::Warning), ("critical", Severity::Critical)];
-    let condition_expr = table.required_string(CONDITION, "an expression such as ctx.value > 85.0");
-    if !condition_expr.is_empty()
-        && let Err((column, message)) = check_expression(&condition_expr)
-    {
-        table.refuse(CONDITION, format_args!("column {column}: {message}"));
+    let span_max = SPAN_SECONDS_MAX as f64;
+    let silent = table.optional_float(SILENT, 1.0..=span_max).map(Duration::from_secs_f64);
+    let window = window_of_rule(table, windows);
+    let hold = table.seconds(HOLD, 0.0, 0.0..=span_max);
+    if silent.is_some() && !hold.is_zero() {
+        table.refuse(HOLD, "goes with readings, and silent_seconds with none; give one of them");
+    }
+    if silent.is_some() && window.is_some() {
+        table
+            .refuse(SILENT, "is about sensors, and a rule with a window about its results; give one of them");
     }
     rule::Settings {
         name,
-        condition_expr,
+        condition_expr: condition(table, table.has(SILENT), window.is_some()),
         severity: table.choice("severity", Severity::default(), &severities),
-        cooldown: table.seconds("cooldown_seconds", 0.0, 0.0..=SPAN_SECONDS_MAX as f64),
+        cooldown: table.seconds("cooldown_seconds", 0.0, 0.0..=span_max),
         message: given(table.string("message")),
+        hold,
+        silent,
+        window,
     }
 }
 
-/// Whether a condition compiles; else the column, from 1 in characters, and what is wrong there.
-fn check_expression(text: &str) -> Result<(), (usize, String)> {
-    Expression::compile(text).map(|_| ()).map_err(|error| (error.column, error.message))
+/// Every sensor is meant where silence is waited for and nothing else is said.
+fn condition(table: &mut Section<'_>, has_default: bool, has_window: bool) -> String {
+    const KEY: &str = "condition_expr";
+    if has_default && !table.has(KEY) {
+        return "True".to_owned();
+    }
+    let text = table.required_string(KEY, "an expression such as ctx.value > 85.0");
+    if text.is_empty() {
+        return text;
+    }
+    match Expression::compile(&text) {
+        Err(error) => table.refuse(KEY, format_args!("column {}: {}", error.column, error.message)),
+        Ok(expression) if expression.uses_window() && !has_window => {
+            table.refuse(KEY, "asks for win, the result of a window; name that with window = '...'")
+        }
+        Ok(_) => {}
+    }
+    text
+}
+
+/// The window whose results a rule judges.
+fn window_of_rule(table: &mut Section<'_>, windows: &[window::Settings]) -> Option<String> {
+    const KEY: &str = "window";
+    let name = given(table.string(KEY))?;
+    let names = || windows.iter().map(|window| window.name.as_str());
+    if !names().any(|known| known == name) {
+        table.refuse(KEY, format_args!("there is no window '{name}'{}", nearest(&name, names())));
+    }
+    Some(name)
 }
 
 /// The `name` of a table, or else the name it was given by its place; once per list.

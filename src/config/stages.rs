@@ -26,14 +26,15 @@ pub fn read(root: &Node, state_dir: PathBuf, problems: &Problems, notes: &mut Ve
     let (devices, sources) = sources(&mut root, &mut sensors, problems);
     // The section is documented, but no key of it is; a file that has it empty stays good.
     drop(named_tables(&mut root, "policies"));
+    let windows = windows(&mut root);
     Config {
         device_id,
         clock,
         poll_interval,
         devices,
         sources,
-        windows: windows(&mut root),
-        rules: rules(&mut root),
+        rules: rules(&mut root, &windows),
+        windows,
         cloud: cloud(&mut root, notes),
         privacy: privacy(&mut root),
         store,

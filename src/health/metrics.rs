@@ -51,6 +51,11 @@ fn pipeline(page: &mut Page, view: &View) {
         .put_atomic(&pipeline.windows_emitted);
     page.counter("rule_errors_total", "Evaluations of a rule that ended in an error.")
         .put_atomic(&pipeline.rule_errors);
+    page.counter(
+        "rule_states_forgotten_total",
+        "Sensors of which rules forgot what they remembered, for want of room.",
+    )
+    .put_atomic(&pipeline.rule_states_forgotten);
     page.gauge("buffered_readings", "Readings that wait for their commit.")
         .put_atomic(&pipeline.buffer_count);
     let mut family = page.counter("readings_refused_total", "Input that was not accepted, by reason.");

@@ -18,6 +18,8 @@ pub struct Counters {
     pub windows_emitted: AtomicU64,
     /// Evaluations of a rule that ended in an error.
     pub rule_errors: AtomicU64,
+    /// Sensors of which rules forgot what they remembered, for want of room.
+    pub rule_states_forgotten: AtomicU64,
     /// JSON of what was accepted and emitted, in bytes.
     pub accepted_bytes: AtomicU64,
     /// More was written than the flash budget allows: commits that nobody awaits are to be rarer.

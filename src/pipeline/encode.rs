@@ -30,9 +30,13 @@ pub struct EventText<'a> {
     pub timestamp: f64,
     pub severity: Severity,
     pub message: &'a str,
+    /// The text of a JSON object.
+    pub metadata: &'a str,
+    /// Of the event's own time.
+    pub mark: Option<Mark<'a>>,
 }
 
-/// Appends an `Event` about one reading, `mark` in the metadata of both.
+/// Appends an `Event` about one reading, which has `mark` in its metadata.
 pub fn event(out: &mut Vec<u8>, event: EventText<'_>, about: Reading<'_>, mark: Option<Mark<'_>>) {
     out.extend_from_slice(b"{\"rule_name\":");
     json(out, event.rule_name);
@@ -45,7 +49,7 @@ pub fn event(out: &mut Vec<u8>, event: EventText<'_>, about: Reading<'_>, mark: 
     out.extend_from_slice(b",\"sensor_readings\":[");
     reading(out, about, mark);
     out.extend_from_slice(b"],\"metadata\":");
-    mark::append(out, "{}", mark);
+    mark::append(out, event.metadata, event.mark);
     out.push(b'}');
 }
 
@@ -79,6 +83,11 @@ pub fn window_metadata(result: &WindowResult<'_>) -> String {
         count: result.count,
     };
     serde_json::to_string(&metadata).expect("strings and numbers always encode")
+}
+
+/// The metadata text of the event of a sensor that has been silent for `seconds`.
+pub fn silence_metadata(seconds: f64) -> String {
+    format!("{{\"silent_seconds\":{:.3}}}", seconds)
 }
 
 fn json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {

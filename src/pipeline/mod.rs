@@ -131,6 +131,9 @@ pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
                 if !staged.is_empty() {
                     gather.arrived(0, false, staged.size_bytes(), Instant::now());
                 }
+                if staged.is_urgent() {
+                    gather.holds_urgent();
+                }
             }
         }
     }

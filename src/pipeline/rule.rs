@@ -1,16 +1,18 @@
-//! Rules: a condition over each reading, and the event it fires. A rule that cannot judge a reading
-//! never keeps another from judging it.
+//! Rules: a condition over each reading, over each result of a window, or over a sensor that went silent, and the
+//! event it fires. A rule that cannot judge a reading never keeps another from judging it.
 
 mod cooldown;
+mod state;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use cooldown::Cooldowns;
+use state::{Silence, Slot, States};
 
 use crate::clock;
-use crate::pipeline::expr::{CompileError, Context, EvalError, Expression};
+use crate::pipeline::expr::{CompileError, Context, EvalError, Expression, WindowValues};
 use crate::reading::{Reading, Severity};
 
 /// One rule, as configured.
@@ -23,6 +25,13 @@ pub struct Settings {
     pub cooldown: Duration,
     /// `Rule '<name>' fired` when none is given.
     pub message: Option<String>,
+    /// How long the condition has to hold before it fires, on the readings' own time.
+    pub hold: Duration,
+    /// Fires when nothing came from a sensor for so long, on the boot clock, instead of on a reading; the
+    /// condition says of its last reading whether it is meant.
+    pub silent: Option<Duration>,
+    /// Judges the results of this window instead of readings.
+    pub window: Option<String>,
 }
 
 /// All rules, and what they remember of earlier readings.
@@ -30,6 +39,12 @@ pub struct Settings {
 pub struct Rules {
     rules: Vec<Rule>,
     cooldowns: Cooldowns,
+    states: States,
+    /// Whether a reading changes what is remembered of its sensor.
+    readings_have_state: bool,
+    /// Whether any rule waits for silence, or judges windows.
+    has_silent: bool,
+    has_windows: bool,
 }
 
 /// One rule, ready to judge.
@@ -40,6 +55,9 @@ pub struct Rule {
     message: String,
     counters: Arc<Counters>,
     trouble: Option<Trouble>,
+    /// Its place in what is remembered of a sensor; none when it needs no memory.
+    slot: Option<usize>,
+    uses_previous: bool,
 }
 
 /// What a rule has done since the agent started; reloads do not reset it.
@@ -56,6 +74,18 @@ pub struct Counters {
 pub struct Fired<'a> {
     pub rule: &'a Rule,
     pub reading: Reading<'a>,
+}
+
+/// A rule that fired because a sensor went silent.
+#[derive(Clone, Copy, Debug)]
+pub struct Silent<'a> {
+    pub rule: &'a Rule,
+    /// The last one, as it came in.
+    pub reading: Reading<'a>,
+    /// The agent stamped it.
+    pub stamped: bool,
+    /// Since it arrived, in seconds on the boot clock.
+    pub seconds: f64,
 }
 
 /// Every rule whose condition does not compile.
@@ -91,25 +121,45 @@ impl Rules {
         if !problems.is_empty() {
             return Err(Refused { problems });
         }
-        let cooldowns = Cooldowns::new(rules.len(), COOLDOWN_ENTRIES_MAX);
-        Ok(Self { rules, cooldowns })
+        let mut slots = 0;
+        for rule in &mut rules {
+            let settings = &rule.settings;
+            if rule.uses_previous || !settings.hold.is_zero() || settings.silent.is_some() {
+                rule.slot = Some(slots);
+                slots += 1;
+            }
+        }
+        let of_reading = |rule: &Rule| rule.settings.window.is_none();
+        Ok(Self {
+            cooldowns: Cooldowns::new(rules.len(), COOLDOWN_ENTRIES_MAX),
+            states: States::new(slots, STATE_BYTES_MAX),
+            readings_have_state: rules.iter().any(|rule| rule.slot.is_some() && of_reading(rule)),
+            has_silent: rules.iter().any(|rule| rule.settings.silent.is_some()),
+            has_windows: !rules.iter().all(of_reading),
+            rules,
+        })
     }
 
-    /// With the fires of so many pairs of rule and sensor remembered at most, also after a reload.
-    pub fn remembering(mut self, entries_max: usize) -> Self {
+    /// With the fires of so many pairs of rule and sensor remembered at most, and so many bytes of what rules
+    /// remember of sensors, also after a reload.
+    pub fn remembering(mut self, entries_max: usize, state_bytes_max: usize) -> Self {
         self.cooldowns.limit(entries_max);
+        self.states.limit(state_bytes_max);
         self
     }
 
-    /// Goes on where `old` stopped: counters stay with their rule's name, cooldowns with rules whose
-    /// settings did not change. Call it before anyone asks for [`Self::counters`].
+    /// Goes on where `old` stopped: counters stay with their rule's name; cooldowns and what is remembered of
+    /// sensors stay with rules whose settings did not change. Call it before anyone asks for [`Self::counters`].
     pub fn carry_over(&mut self, old: Self) {
-        let Self { rules: old_rules, cooldowns: old_cooldowns } = old;
+        let Self { rules: old_rules, cooldowns: old_cooldowns, states: old_states, .. } = old;
         let unchanged: Vec<Option<usize>> = old_rules
             .iter()
             .map(|old| self.rules.iter().position(|rule| rule.settings == old.settings))
             .collect();
         self.cooldowns.carry_over(old_cooldowns, &unchanged);
+        let pairs = old_rules.iter().zip(&unchanged);
+        let kept = pairs.filter_map(|(old, now)| Some((old.slot?, self.rules[(*now)?].slot?)));
+        self.states.carry_over(old_states, &kept.collect::<Vec<_>>());
         for (old, now) in old_rules.into_iter().zip(unchanged) {
             if let Some(rule) = self.rules.iter_mut().find(|rule| rule.name() == old.name()) {
                 rule.counters = old.counters;
@@ -121,21 +171,89 @@ impl Rules {
         }
     }
 
-    /// Judges one reading by all rules in their order, and calls back for each that fires. It does
+    /// Judges one reading by all rules for readings in their order, and calls back for each that fires. It does
     /// not wait. The reading's numbers are finite and its metadata is a JSON object; `stamped` says that
-    /// its time is the agent's own.
-    pub fn evaluate(&mut self, reading: Reading<'_>, stamped: bool, fired: &mut impl FnMut(Fired<'_>)) {
-        let ctx = Context::new(reading);
-        for (index, rule) in self.rules.iter_mut().enumerate() {
-            let verdict = rule.condition.is_true(&ctx);
-            rule.note(&verdict);
-            if verdict != Ok(true) {
+    /// its time is the agent's own. `since_boot` is its arrival, in seconds on the boot clock.
+    pub fn evaluate(
+        &mut self,
+        reading: Reading<'_>,
+        stamped: bool,
+        since_boot: f64,
+        fired: &mut impl FnMut(Fired<'_>),
+    ) {
+        let Self { rules, cooldowns, states, readings_have_state, .. } = self;
+        let mut sensor = readings_have_state.then(|| states.of(reading.sensor_name));
+        let mut is_awaited = false;
+        let mut ctx = Context::new(reading);
+        for (index, rule) in rules.iter_mut().enumerate() {
+            if rule.settings.window.is_some() {
                 continue;
             }
-            let cooldown = rule.settings.cooldown;
-            if self.cooldowns.permits(index, reading.sensor_name, reading.timestamp, cooldown, stamped) {
-                rule.counters.events.fetch_add(1, Relaxed);
-                fired(Fired { rule, reading });
+            let slot = rule.slot.and_then(|slot| sensor.as_mut()?.slots.get_mut(slot));
+            let holds = rule.judge(&mut ctx, reading, stamped, slot);
+            if rule.settings.silent.is_some() {
+                is_awaited |= holds;
+            } else if holds {
+                rule.fire(index, reading, stamped, cooldowns, fired);
+            }
+        }
+        if let Some(sensor) = sensor {
+            // What nobody asks for need not be kept.
+            let is_kept = is_awaited || sensor.heard.is_some();
+            let grown = if is_kept { sensor.hear(reading, stamped, since_boot) } else { 0 };
+            states.settle(grown);
+        }
+    }
+
+    /// Judges the result of the window of this name by the rules for it, as [`Self::evaluate`] does a reading;
+    /// `reading` is what carries it.
+    pub fn evaluate_result(
+        &mut self,
+        window: &str,
+        values: WindowValues,
+        reading: Reading<'_>,
+        stamped: bool,
+        fired: &mut impl FnMut(Fired<'_>),
+    ) {
+        if !self.has_windows {
+            return;
+        }
+        let Self { rules, cooldowns, states, .. } = self;
+        let mut ctx = Context::new(reading).with_window(values);
+        for (index, rule) in rules.iter_mut().enumerate() {
+            if rule.settings.window.as_deref() != Some(window) {
+                continue;
+            }
+            let slot = rule.slot.and_then(|slot| states.of(reading.sensor_name).slots.get_mut(slot));
+            if rule.judge(&mut ctx, reading, stamped, slot) {
+                rule.fire(index, reading, stamped, cooldowns, fired);
+            }
+        }
+        states.settle(0);
+    }
+
+    /// Calls back for each sensor and rule whose silence has lasted long enough, once per silence. To be called
+    /// each second. `since_boot` is the boot clock in seconds, `now` the wall clock in Unix seconds UTC, on which
+    /// the cooldown goes.
+    pub fn silences(&mut self, since_boot: f64, now: f64, fired: &mut impl FnMut(Silent<'_>)) {
+        if !self.has_silent {
+            return;
+        }
+        let Self { rules, cooldowns, states, .. } = self;
+        for (name, sensor) in states.iter_mut() {
+            let Some(heard) = &sensor.heard else { continue };
+            let seconds = since_boot - heard.at;
+            for (index, rule) in rules.iter().enumerate() {
+                let Some(slot) = rule.slot.and_then(|slot| sensor.slots.get_mut(slot)) else { continue };
+                let is_over = rule.settings.silent.is_some_and(|silent| seconds >= silent.as_secs_f64());
+                if !is_over || slot.silence != Silence::Awaited {
+                    continue;
+                }
+                slot.silence = Silence::Told;
+                if cooldowns.permits(index, name, now, rule.settings.cooldown, true) {
+                    rule.counters.events.fetch_add(1, Relaxed);
+                    fired(Silent { rule, reading: heard.reading(name), stamped: heard.stamped, seconds });
+                }
             }
         }
     }
@@ -144,6 +262,7 @@ impl Rules {
     /// long as they would have.
     pub fn clock_moved(&mut self, moved: f64) {
         self.cooldowns.clock_moved(moved);
+        self.states.clock_moved(moved);
     }
 
     /// Each rule's name and its counters, which stay current until the next reload.
@@ -155,6 +274,12 @@ impl Rules {
     /// have fired early. Counted since the agent started.
     pub fn cooldown_evictions(&self) -> &Arc<AtomicU64> {
         self.cooldowns.evictions()
+    }
+
+    /// How many sensors were forgotten because there was no room for what is remembered of them: a condition
+    /// that held begins anew, and a silence is not noticed. Counted since the agent started.
+    pub fn state_evictions(&self) -> &Arc<AtomicU64> {
+        self.states.evictions()
     }
 
     pub fn len(&self) -> usize {
@@ -185,7 +310,58 @@ impl Rule {
             Some(message) => message.clone(),
             None => format!("Rule '{}' fired", settings.name),
         };
-        Self { settings, condition, message, counters: Arc::default(), trouble: None }
+        let uses_previous = condition.uses_previous();
+        Self {
+            settings,
+            condition,
+            message,
+            counters: Arc::default(),
+            trouble: None,
+            slot: None,
+            uses_previous,
+        }
+    }
+
+    /// Whether the condition is true, and has been for long enough. For silence: whether that is waited for.
+    fn judge(
+        &mut self,
+        ctx: &mut Context<'_>,
+        reading: Reading<'_>,
+        stamped: bool,
+        slot: Option<&mut Slot>,
+    ) -> bool {
+        if self.uses_previous {
+            ctx.set_previous(slot.as_ref().and_then(|slot| slot.previous));
+        }
+        let verdict = self.condition.is_true(ctx);
+        self.note(&verdict);
+        let is_true = verdict == Ok(true);
+        let Some(slot) = slot else { return is_true };
+        if self.uses_previous {
+            slot.remember(reading, stamped);
+        }
+        if self.settings.silent.is_some() {
+            slot.silence = if is_true { Silence::Awaited } else { Silence::Unasked };
+        }
+        if self.settings.hold.is_zero() {
+            return is_true;
+        }
+        slot.holds(is_true, reading.timestamp, self.settings.hold, stamped)
+    }
+
+    fn fire(
+        &self,
+        index: usize,
+        reading: Reading<'_>,
+        stamped: bool,
+        cooldowns: &mut Cooldowns,
+        fired: &mut impl FnMut(Fired<'_>),
+    ) {
+        let Settings { cooldown, .. } = self.settings;
+        if cooldowns.permits(index, reading.sensor_name, reading.timestamp, cooldown, stamped) {
+            self.counters.events.fetch_add(1, Relaxed);
+            fired(Fired { rule: self, reading });
+        }
     }
 
     /// Counts an error, and logs when errors begin and when they have ended.
@@ -258,122 +434,13 @@ impl Trouble {
 
 /// Sensors and rules together whose last fire is remembered.
 pub const COOLDOWN_ENTRIES_MAX: usize = 4096;
+/// What rules may remember of sensors, in bytes.
+pub const STATE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Timestamps of this century are floats with a step of a quarter microsecond: two that are meant to
+/// be a cooldown apart may lie a little closer.
+const TIMESTAMP_PRECISION_SECONDS: f64 = 1e-6;
 /// A rule counts as recovered after this long without an error.
 const TROUBLE_QUIET_MIN: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(name: &str, condition_expr: &str, cooldown_seconds: u64) -> Settings {
-        Settings {
-            name: name.to_owned(),
-            condition_expr: condition_expr.to_owned(),
-            severity: Severity::Warning,
-            cooldown: Duration::from_secs(cooldown_seconds),
-            message: None,
-        }
-    }
-
-    fn reading(sensor_name: &str, timestamp: f64, value: f64) -> Reading<'_> {
-        Reading { sensor_name, timestamp, value, unit: "C", metadata: "{}" }
-    }
-
-    fn fires(rules: &mut Rules, reading: Reading<'_>) -> Vec<String> {
-        let mut names = Vec::new();
-        rules.evaluate(reading, false, &mut |fired| names.push(fired.rule.name().to_owned()));
-        names
-    }
-
-    fn count(rules: &Rules, name: &str) -> (u64, u64) {
-        let (_, counters) = rules.counters().find(|(rule, _)| *rule == name).unwrap();
-        (counters.events.load(Relaxed), counters.evaluation_errors.load(Relaxed))
-    }
-
-    #[test]
-    fn rules_fire_in_order_with_the_reading_and_the_default_message() {
-        let warm = settings("warm", "ctx.value > 20", 0);
-        let hot = Settings { message: Some("hot!".to_owned()), ..settings("hot", "ctx.value > 80", 0) };
-        let mut rules = Rules::new(&[warm, hot]).unwrap();
-        let mut seen = Vec::new();
-        rules.evaluate(reading("oven", 10.0, 90.0), false, &mut |fired| {
-            assert_eq!(fired.reading.sensor_name, "oven");
-            assert_eq!(fired.rule.severity(), Severity::Warning);
-            seen.push(fired.rule.message().to_owned());
-        });
-        assert_eq!(seen, ["Rule 'warm' fired", "hot!"]);
-        assert_eq!(fires(&mut rules, reading("oven", 11.0, 30.0)), ["warm"]);
-        assert_eq!(count(&rules, "warm"), (2, 0));
-        assert_eq!(count(&rules, "hot"), (1, 0));
-    }
-
-    #[test]
-    fn a_cooldown_holds_for_its_own_sensor_and_rule_only() {
-        let all = [settings("a", "ctx.value > 0", 60), settings("b", "ctx.value > 0", 10)];
-        let mut rules = Rules::new(&all).unwrap();
-        assert_eq!(fires(&mut rules, reading("x", 1000.0, 1.0)), ["a", "b"]);
-        assert_eq!(fires(&mut rules, reading("y", 1001.0, 1.0)), ["a", "b"]);
-        assert_eq!(fires(&mut rules, reading("x", 1010.0, 1.0)), ["b"]);
-        assert_eq!(fires(&mut rules, reading("x", 1059.9, 1.0)), ["b"]);
-        assert_eq!(fires(&mut rules, reading("x", 1060.0, 1.0)), ["a"]);
-    }
-
-    #[test]
-    fn an_error_is_counted_and_stops_neither_other_rules_nor_later_readings() {
-        let all = [settings("deep", "ctx.metadata['k'] > 1", 0), settings("plain", "True", 0)];
-        let mut rules = Rules::new(&all).unwrap();
-        assert_eq!(fires(&mut rules, reading("x", 1.0, 1.0)), ["plain"]);
-        assert_eq!(count(&rules, "deep"), (0, 1));
-        let with_key = Reading { metadata: r#"{"k":2}"#, ..reading("x", 2.0, 1.0) };
-        assert_eq!(fires(&mut rules, with_key), ["deep", "plain"]);
-        let broken = Reading { metadata: "{", ..reading("x", 3.0, 1.0) };
-        assert_eq!(fires(&mut rules, broken), ["plain"]);
-        assert_eq!(count(&rules, "deep"), (1, 2));
-    }
-
-    #[test]
-    fn all_conditions_that_do_not_compile_are_named_at_once() {
-        let all = [settings("a", "ctx.value >", 0), settings("b", "True", 0), settings("c", "open('x')", 0)];
-        let refused = Rules::new(&all).unwrap_err();
-        let text = refused.to_string();
-        assert_eq!(refused.problems.iter().map(|problem| problem.index).collect::<Vec<_>>(), [0, 2]);
-        assert!(text.contains("rules[0].condition_expr of 'a': column 12: expected a value"), "{text}");
-        assert!(text.contains("of 'c': column 1: 'open' is not available"), "{text}");
-    }
-
-    #[test]
-    fn a_reload_keeps_cooldowns_of_unchanged_rules_and_counters_of_all() {
-        let before = [settings("same", "ctx.value > 0", 60), settings("changed", "ctx.value > 0", 60)];
-        let mut old = Rules::new(&before).unwrap();
-        assert_eq!(fires(&mut old, reading("x", 1000.0, 1.0)).len(), 2);
-
-        let after = [settings("new", "True", 0), settings("changed", "ctx.value > 0", 50), before[0].clone()];
-        let mut rules = Rules::new(&after).unwrap();
-        rules.carry_over(old);
-        assert_eq!(fires(&mut rules, reading("x", 1030.0, 1.0)), ["new", "changed"]);
-        assert_eq!(fires(&mut rules, reading("x", 1060.0, 1.0)), ["new", "same"]);
-        assert_eq!(count(&rules, "changed"), (2, 0));
-        assert_eq!(count(&rules, "same"), (2, 0));
-    }
-
-    #[test]
-    fn trouble_begins_once_and_ends_once_however_readings_alternate() {
-        let mut trouble = None;
-        let at = Duration::from_secs;
-        assert!(Trouble::met(&mut trouble, at(100)));
-        for second in 101..110 {
-            assert_eq!(Trouble::absent(&mut trouble, at(second)), None);
-            assert!(!Trouble::met(&mut trouble, at(second)));
-        }
-        assert_eq!(Trouble::absent(&mut trouble, at(168)), None);
-        let ended = Trouble::absent(&mut trouble, at(169));
-        assert_eq!(ended, Some(Trouble { since: at(100), last: at(109), errors: 10 }));
-        assert_eq!(trouble, None);
-    }
-
-    #[test]
-    fn rules_can_move_between_threads() {
-        fn require_send<T: Send>() {}
-        require_send::<Rules>();
-    }
-}
+mod tests;

@@ -7,7 +7,8 @@ use crate::privacy::{self, Action, Firewall, Verdict};
 use crate::reading::{Batch, Committed, Reading, Refusal, Severity};
 use crate::store::{Lane, Staged};
 
-use super::rule::{Fired, Rules};
+use super::expr::WindowValues;
+use super::rule::{Fired, Rule, Rules, Silent};
 use super::window::{WindowResult, Windows};
 use super::{Counters, Standing, encode, validate};
 
@@ -89,6 +90,7 @@ impl Stages {
         counters.readings_processed.fetch_add(u64::from(committed.accepted), Relaxed);
         let errors = self.rules.counters().map(|(_, rule)| rule.evaluation_errors.load(Relaxed)).sum();
         counters.rule_errors.store(errors, Relaxed);
+        counters.rule_states_forgotten.store(self.rules.state_evictions().load(Relaxed), Relaxed);
         committed
     }
 
@@ -107,15 +109,17 @@ impl Stages {
         staged.refuse(reason, shown, now);
     }
 
-    /// Emits the windows that ended, by the wall clock, without a reading to say so.
+    /// Emits the windows that ended, by the wall clock, without a reading to say so, and the events of sensors
+    /// that went silent.
     pub fn tick(&mut self, standing: &Standing<'_>, staged: &mut Staged, counters: &Counters) {
-        let Self { firewall, windows, deliver, .. } = self;
-        if windows.is_empty() {
-            return;
+        let Self { firewall, rules, windows, deliver } = self;
+        let mut results = Results { firewall, rules, deliver: *deliver, standing, staged, counters };
+        if !windows.is_empty() {
+            windows.flush(standing.now, &mut |result| results.emit(&result));
         }
-        let mut emit =
-            |result: WindowResult<'_>| emit_window(firewall, *deliver, &result, standing, staged, counters);
-        windows.flush(standing.now, &mut emit);
+        rules.silences(standing.now - standing.offset, standing.now, &mut |silent| {
+            emit_silence(firewall, *deliver, &silent, standing, staged, counters);
+        });
     }
 
     /// False when the privacy firewall drops the reading; then nothing is derived from it either.
@@ -134,14 +138,14 @@ impl Stages {
         let Verdict::Keep { outbound, local } = firewall.judge(reading) else { return false };
         let mut out = Out { staged, deliver, mark };
         out.stage(outbound, local);
-        rules.evaluate(reading, stamped, &mut |fired: Fired<'_>| {
+        let since_boot = standing.now - standing.offset;
+        rules.evaluate(reading, stamped, since_boot, &mut |fired: Fired<'_>| {
             counters.events_triggered.fetch_add(1, Relaxed);
-            out.stage_event(fired, outbound, local, reading.timestamp);
+            out.stage_event(About::reading(fired.rule, reading.timestamp, mark), outbound, local);
         });
         if has_windows {
-            windows.add(reading, pooled, stamped, &mut |result| {
-                emit_window(firewall, deliver, &result, standing, staged, counters)
-            });
+            let mut results = Results { firewall, rules, deliver, standing, staged, counters };
+            windows.add(reading, pooled, stamped, &mut |result| results.emit(&result));
         }
         true
     }
@@ -153,6 +157,24 @@ struct Stamp<'a> {
     stamped: bool,
     mark: Option<Mark<'a>>,
     standing: &'a Standing<'a>,
+}
+
+/// Which event, besides its reading.
+#[derive(Clone, Copy)]
+struct About<'a> {
+    rule: &'a Rule,
+    /// Unix seconds UTC.
+    timestamp: f64,
+    metadata: &'a str,
+    /// Of the event's own time.
+    mark: Option<Mark<'a>>,
+}
+
+impl<'a> About<'a> {
+    /// Of a reading, at its time.
+    fn reading(rule: &'a Rule, timestamp: f64, mark: Option<Mark<'a>>) -> Self {
+        Self { rule, timestamp, metadata: "{}", mark }
+    }
 }
 
 /// Where the copies of one item go.
@@ -178,14 +200,9 @@ impl Out<'_> {
     }
 
     /// An event goes the way of the reading that fired it: it stays on the device when the reading does.
-    fn stage_event(
-        &mut self,
-        fired: Fired<'_>,
-        outbound: Option<Reading<'_>>,
-        local: Option<Reading<'_>>,
-        timestamp: f64,
-    ) {
-        let lane = match fired.rule.severity() {
+    fn stage_event(&mut self, about: About<'_>, outbound: Option<Reading<'_>>, local: Option<Reading<'_>>) {
+        let About { rule, timestamp, metadata, mark: event_mark } = about;
+        let lane = match rule.severity() {
             Severity::Critical => Lane::Critical,
             Severity::Warning => Lane::Anomaly,
             Severity::Info => Lane::Telemetry,
@@ -196,13 +213,18 @@ impl Out<'_> {
         };
         let Some(about) = about else { return };
         let text = encode::EventText {
-            rule_name: fired.rule.name(),
+            rule_name: rule.name(),
             timestamp,
-            severity: fired.rule.severity(),
-            message: fired.rule.message(),
+            severity: rule.severity(),
+            message: rule.message(),
+            metadata,
+            mark: event_mark,
         };
         let mark = self.mark;
         self.push(lane, timestamp, |out| encode::event(out, text, about, mark));
+        if event_mark.is_some() && mark.is_none() {
+            self.staged.note_provisional(lane);
+        }
     }
 
     fn push(&mut self, lane: Lane, timestamp: f64, write: impl FnOnce(&mut Vec<u8>)) {
@@ -213,34 +235,76 @@ impl Out<'_> {
     }
 }
 
-/// A window's result travels as a reading of its sensor, so that the sensor's privacy holds for it.
-fn emit_window(
+/// What the results of windows pass through.
+struct Results<'a, 's> {
+    firewall: &'a mut Firewall,
+    rules: &'a mut Rules,
+    deliver: bool,
+    standing: &'a Standing<'s>,
+    staged: &'a mut Staged,
+    counters: &'a Counters,
+}
+
+impl Results<'_, '_> {
+    /// A window's result travels as a reading of its sensor, so that the sensor's privacy holds for it.
+    fn emit(&mut self, result: &WindowResult<'_>) {
+        let Self { firewall, rules, deliver, standing, staged, counters } = self;
+        let metadata = encode::window_metadata(result);
+        let reading = Reading {
+            sensor_name: result.sensor_name,
+            timestamp: result.end,
+            value: result.value(),
+            unit: result.unit,
+            metadata: &metadata,
+        };
+        counters.windows_emitted.fetch_add(1, Relaxed);
+        let Verdict::Keep { outbound, local } = firewall.judge(reading) else { return };
+        // The end of a span of the agent's own time stands as far from the wall clock as that does.
+        let mark = if result.stamped { standing.mark(result.end - standing.offset) } else { None };
+        let mut out = Out { staged, deliver: *deliver, mark };
+        out.stage(outbound, local);
+        rules.evaluate_result(&result.window.name, values(result), reading, result.stamped, &mut |fired| {
+            counters.events_triggered.fetch_add(1, Relaxed);
+            out.stage_event(About::reading(fired.rule, reading.timestamp, mark), outbound, local);
+        });
+    }
+}
+
+/// As a condition sees them.
+fn values(result: &WindowResult<'_>) -> WindowValues {
+    let WindowResult { mean, max, min, std, sum, count, start, end, .. } = *result;
+    WindowValues { mean, max, min, std, sum, count, start, end }
+}
+
+/// The event of a sensor that went silent carries its last reading, as privacy leaves that now.
+fn emit_silence(
     firewall: &mut Firewall,
     deliver: bool,
-    result: &WindowResult<'_>,
+    silent: &Silent<'_>,
     standing: &Standing<'_>,
     staged: &mut Staged,
     counters: &Counters,
 ) {
-    let metadata = encode::window_metadata(result);
-    let reading = Reading {
-        sensor_name: result.sensor_name,
-        timestamp: result.end,
-        value: result.value(),
-        unit: result.unit,
+    let Silent { rule, reading, stamped, seconds } = *silent;
+    let Verdict::Keep { outbound, local } = firewall.judge(reading) else { return };
+    counters.events_triggered.fetch_add(1, Relaxed);
+    let mark = if stamped { standing.mark(reading.timestamp - standing.offset) } else { None };
+    let metadata = encode::silence_metadata(seconds);
+    let about = About {
+        rule,
+        timestamp: standing.now,
         metadata: &metadata,
+        mark: standing.mark(standing.now - standing.offset),
     };
-    counters.windows_emitted.fetch_add(1, Relaxed);
-    if let Verdict::Keep { outbound, local } = firewall.judge(reading) {
-        // The end of a span of the agent's own time stands as far from the wall clock as that does.
-        let mark = if result.stamped { standing.mark(result.end - standing.offset) } else { None };
-        Out { staged, deliver, mark }.stage(outbound, local);
-    }
+    Out { staged, deliver, mark }.stage_event(about, outbound, local);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::pipeline::rule;
     use crate::privacy::{HashKey, SensorRule};
 
     #[test]
@@ -272,5 +336,65 @@ mod tests {
         assert_eq!((committed.accepted, committed.refused), (0, 6));
         let names: Vec<_> = counters.refused_by_sensor().into_keys().collect();
         assert_eq!(names, ["", "door"]);
+    }
+
+    #[test]
+    fn the_event_of_a_silent_sensor_is_what_privacy_makes_of_its_last_reading() {
+        let settings = privacy::Settings {
+            enabled: true,
+            redact_fields: vec![privacy::FieldPattern("operator".to_owned())],
+            local_only: vec![privacy::FieldPattern("gps".to_owned())],
+            ..privacy::Settings::default()
+        };
+        let silent = rule::Settings {
+            name: "silent".to_owned(),
+            condition_expr: "True".to_owned(),
+            severity: Severity::Critical,
+            cooldown: Duration::ZERO,
+            message: None,
+            hold: Duration::ZERO,
+            silent: Some(Duration::from_secs(60)),
+            window: None,
+        };
+        let mut stages = Stages {
+            firewall: Firewall::new(&settings, HashKey::new(&[7; 32])),
+            rules: Rules::new(&[silent]).unwrap(),
+            windows: Windows::new(&[]),
+            deliver: true,
+        };
+        let metadata = r#"{"operator":"ann","gps":[1,2],"line":"a"}"#;
+        let mut batch = Batch::default();
+        batch.push_stamped(Reading { sensor_name: "door", timestamp: 5.0, value: 1.0, unit: "C", metadata });
+        let counters = Counters::default();
+        let at = |since_boot: f64| Standing {
+            boot: "b",
+            offset: 1e9,
+            now: 1e9 + since_boot,
+            is_synchronised: false,
+        };
+        let mut staged = Staged::default();
+        stages.take_in(&batch, &at(6.0), &mut staged, &counters);
+        let mut staged = Staged::default();
+        stages.tick(&at(65.9), &mut staged, &counters);
+        assert!(staged.is_empty());
+        stages.tick(&at(66.5), &mut staged, &counters);
+        assert!(staged.is_urgent());
+        let text = String::from_utf8(staged.lines(Lane::Critical).to_vec()).unwrap();
+        let event: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let clock =
+            |boot_time| serde_json::json!({"quality": "provisional", "boot_time": boot_time, "boot": "b"});
+        assert_eq!(
+            event,
+            serde_json::json!({
+                "rule_name": "silent", "timestamp": 1_000_000_066.5, "severity": "critical",
+                "message": "Rule 'silent' fired",
+                "sensor_readings": [{
+                    "sensor_name": "door", "timestamp": 1_000_000_005.0, "value": 1.0, "unit": "C",
+                    "metadata": {"line": "a", "_clock": clock(5.0)},
+                }],
+                "metadata": {"silent_seconds": 60.5, "_clock": clock(66.5)},
+            })
+        );
+        assert_eq!(counters.events_triggered.load(Relaxed), 1);
     }
 }

@@ -30,6 +30,7 @@ mod order;
 mod outage;
 mod power_cut;
 mod reload;
+mod rules;
 mod rules_oracle;
 mod salvage;
 mod samples;

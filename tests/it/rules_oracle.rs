@@ -6,7 +6,7 @@ mod generator;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use pyvorin_edge::pipeline::expr::{Context, Expression, Value};
+use pyvorin_edge::pipeline::expr::{Context, Expression, Previous, Value, WindowValues};
 use pyvorin_edge::reading::Reading;
 use serde_json::{Value as Json, json};
 
@@ -134,7 +134,7 @@ fn judge(sample: &Sample, theirs: &Json, tally: &mut Tally) {
             return;
         }
         Ok(expression) => {
-            let ctx = Context::new(sample.reading());
+            let ctx = sample.context();
             let result = expression.evaluate(&ctx);
             let truth = result.as_ref().map(Value::is_true).map_err(|error| *error);
             assert_eq!(expression.is_true(&ctx), truth, "{}", sample.expression);
@@ -207,6 +207,22 @@ impl Sample {
         }
     }
 
+    fn context(&self) -> Context<'_> {
+        let mut ctx = Context::new(self.reading());
+        ctx.set_previous(self.previous.map(|(value, timestamp)| Previous { value, timestamp }));
+        let Some(count) = self.window else { return ctx };
+        ctx.with_window(WindowValues {
+            mean: 70.25,
+            max: 90.0,
+            min: -0.0,
+            std: 1.5,
+            sum: 843.0,
+            count: count.into(),
+            start: 1_717_156_800.0,
+            end: 1_717_156_860.0,
+        })
+    }
+
     fn request(&self) -> Json {
         json!({
             "expression": self.expression,
@@ -215,6 +231,8 @@ impl Sample {
             "value": format!("{:?}", self.value),
             "unit": self.unit,
             "metadata": self.metadata,
+            "previous": self.previous.map(|(value, timestamp)| [format!("{value:?}"), format!("{timestamp:?}")]),
+            "window": self.window,
         })
     }
 }

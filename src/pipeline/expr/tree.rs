@@ -72,6 +72,23 @@ pub(super) enum Field {
     Timestamp,
     Unit,
     Metadata,
+    /// Of the reading or result before this one.
+    PreviousValue,
+    PreviousTimestamp,
+    /// Of the window's result that is judged.
+    Window(WindowField),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WindowField {
+    Mean,
+    Max,
+    Min,
+    Std,
+    Sum,
+    Count,
+    Start,
+    End,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +143,13 @@ pub(super) enum Builtin {
     Int,
     Bool,
 }
+
+/// What has fields, and which.
+pub(super) const OWNERS: [(&str, &str); 3] = [
+    ("ctx", "ctx has value, sensor_name, timestamp, unit and metadata"),
+    ("prev", "prev has value and timestamp"),
+    ("win", "win has mean, max, min, std, sum, count, start and end"),
+];
 
 /// What a tree would have to exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,6 +234,10 @@ impl Tree {
         }
     }
 
+    pub(super) fn has_field(&self, wanted: impl Fn(Field) -> bool) -> bool {
+        self.nodes.iter().any(|node| matches!(node, Node::Field(field) if wanted(*field)))
+    }
+
     fn depth_below(&self, node: &Node) -> u8 {
         let of = |id: &NodeId| self.depths[usize::from(*id)];
         match node {
@@ -272,6 +300,23 @@ impl Comparison {
 }
 
 impl Field {
+    /// The field `name` of `owner`, one of [`OWNERS`].
+    pub(super) fn of(owner: &str, name: &str) -> Option<Self> {
+        match owner {
+            "prev" => Self::of_previous(name),
+            "win" => WindowField::from_name(name).map(Self::Window),
+            _ => Self::from_name(name),
+        }
+    }
+
+    fn of_previous(name: &str) -> Option<Self> {
+        match name {
+            "value" => Some(Self::PreviousValue),
+            "timestamp" => Some(Self::PreviousTimestamp),
+            _ => None,
+        }
+    }
+
     pub(super) fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "value" => Self::Value,
@@ -279,6 +324,22 @@ impl Field {
             "timestamp" => Self::Timestamp,
             "unit" => Self::Unit,
             "metadata" => Self::Metadata,
+            _ => return None,
+        })
+    }
+}
+
+impl WindowField {
+    fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "mean" => Self::Mean,
+            "max" => Self::Max,
+            "min" => Self::Min,
+            "std" => Self::Std,
+            "sum" => Self::Sum,
+            "count" => Self::Count,
+            "start" => Self::Start,
+            "end" => Self::End,
             _ => return None,
         })
     }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::TIMESTAMP_PRECISION_SECONDS;
+
 #[derive(Debug)]
 pub(super) struct Cooldowns {
     /// Of each rule, its last fires by sensor.
@@ -119,10 +121,6 @@ impl Cooldowns {
         }
     }
 }
-
-/// Timestamps of this century are floats with a step of a quarter microsecond: two that are meant to
-/// be a cooldown apart may lie a little closer.
-const TIMESTAMP_PRECISION_SECONDS: f64 = 1e-6;
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,10 @@ pub struct Sample {
     pub sensor_name: String,
     pub unit: String,
     pub metadata: String,
+    /// Value and timestamp of the reading before.
+    pub previous: Option<(f64, f64)>,
+    /// Whether it is the result of a window, with this count.
+    pub window: Option<u32>,
     /// Whether a refusal by our compiler is a fault unless Python refuses as well.
     pub must_compile: bool,
 }
@@ -40,6 +44,8 @@ impl Sample {
             sensor_name: "kitchen/temperature".to_owned(),
             unit: "C".to_owned(),
             metadata: METADATA[0].to_owned(),
+            previous: Some((80.25, 1_717_156_790.0)),
+            window: Some(12),
             must_compile: true,
         }
     }
@@ -105,7 +111,7 @@ impl Generator {
 
     fn operand(&mut self) -> String {
         let mut operand = match self.rng.u8(..8) {
-            0 => "ctx.value".to_owned(),
+            0 => self.pick(&["ctx.value", "prev.value", "win.max"]).to_owned(),
             1 => "ctx.unit".to_owned(),
             2 => self.leaf(Type::Any),
             3 => self.leaf(Type::Bool),
@@ -135,6 +141,8 @@ impl Generator {
             sensor_name: self.pick(&["t", "kitchen/temperature", "größe", "", "a\"b"]).to_owned(),
             unit: self.pick(&["C", "", "%", "°F", "kWh"]).to_owned(),
             metadata: self.pick(METADATA).to_owned(),
+            previous: (self.rng.u8(..4) > 0).then(|| (self.rng.f64() * 100.0, 1_717_156_000.0)),
+            window: (self.rng.u8(..4) > 0).then(|| self.rng.u32(1..100)),
             must_compile: true,
         }
     }
@@ -382,12 +390,16 @@ impl Generator {
         }
         match wanted {
             Type::Bool => self.pick(&["True", "False"]).to_owned(),
-            Type::Int => match self.rng.u8(..5) {
+            Type::Int => match self.rng.u8(..6) {
+                5 => "win.count".to_owned(),
                 0 => self.pick(INTEGERS).to_owned(),
                 _ => self.rng.i32(0..12).to_string(),
             },
-            Type::Float => match self.rng.u8(..4) {
+            Type::Float => match self.rng.u8(..5) {
                 0 => self.pick(FLOATS).to_owned(),
+                4 => {
+                    self.pick(&["prev.value", "prev.timestamp", "win.mean", "win.std", "win.end"]).to_owned()
+                }
                 1 => self.pick(&["ctx.value", "ctx.timestamp"]).to_owned(),
                 2 => format!("{:?}", f64::from(self.rng.i32(0..400)) / 8.0),
                 _ => format!("{:?}", self.rng.f64() * 100.0),
@@ -484,7 +496,7 @@ const SOUP: &[&str] = &[
     "ctx.value", "ctx.unit", "1", "2.5", "'a'", "\"b\"", "(", ")", "[", "]", "{", "}", ",", ":", "+", "-",
     "*", "/", "//", "%", "**", "~", "not", "and", "or", "if", "else", "in", "is", "None", "True", "<", "==",
     ">=", "!=", "<<", "|", "&", "^", "max(", "len(", "abs(", "round(", ".get(", "default=", "ctx.metadata",
-    "1_0", "0x1", "07", "1.e3", "r''", "lambda", "for", "x", "=", ":=", ".", "...", ";", "@", "#", "\\",
+    "prev.value", "win.count", "prev", "win.", "1_0", "0x1", "07", "1.e3", "r''", "lambda", "for", "x", "=", ":=", ".", "...", ";", "@", "#", "\\",
     "\n", "1", "ctx.value", ")", ")",
 ];
 #[rustfmt::skip] // a list reads better than a column
