@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::connection::{Answer, PIPE_BYTES, block_on, exchange, first_answer};
 use crate::clock;
@@ -17,7 +18,7 @@ pub(super) fn run(input: &[u8]) {
     let requests = 1 + input.len() / REQUEST_BYTES_MIN;
     let within = REQUEST_SECONDS_MAX.saturating_mul(1 + u32::try_from(requests).unwrap_or(u32::MAX));
     block_on(async {
-        let server = Server::new(watch::channel(Arc::new(view())).1);
+        let server = Server::new(watch::channel(Arc::new(view())).1, CancellationToken::new());
         let output = talk(&server, input, within).await;
         assert!(output.len() <= requests * PAGE_BYTES_MAX, "{} bytes of answers", output.len());
         if let Some(answer) = first_answer(&output) {

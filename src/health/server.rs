@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet, yield_now};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Settings;
@@ -74,7 +74,8 @@ fn announce(listener: &TcpListener, settings: &Settings, attempts_failed: u64) {
     tracing::info!(%address, attempts_failed, "the health server listens");
 }
 
-/// Serves the newest of `views` until `stop` is cancelled; open connections are then dropped. When all places are taken,
+/// Serves the newest of `views` until `stop` is cancelled; requests that are under way then are still answered, but none is
+/// waited for longer than [`STOP_TIME_MAX`]. When all places are taken,
 /// a new client gets that of the connection which has been without a request for the longest time,
 /// so that clients which only hold connections cannot lock a probe out.
 ///
@@ -85,7 +86,7 @@ pub async fn serve(
     progress: &Progress,
     stop: CancellationToken,
 ) {
-    let mut server = Server::new(views);
+    let mut server = Server::new(views, stop.clone());
     let mut accepts = Pace::new(ACCEPT_INTERVAL, ACCEPT_BURST, Instant::now());
     let mut failure = None;
     let mut tick = interval(TICK);
@@ -124,6 +125,9 @@ pub async fn serve(
         }
     }
     progress.idle();
+    let answered = async { while server.tasks.join_next().await.is_some() {} };
+    // Whoever is left has asked nothing.
+    timeout(STOP_TIME_MAX, answered).await.ok();
 }
 
 /// Cancel-safe.
@@ -165,6 +169,7 @@ pub(crate) struct Server {
     places: Vec<Place>,
     clock: Instant,
     requests: Arc<Mutex<Pace>>,
+    stop: CancellationToken,
 }
 
 /// A connection that is being served.
@@ -174,7 +179,7 @@ struct Place {
 }
 
 impl Server {
-    pub(crate) fn new(views: watch::Receiver<Arc<View>>) -> Self {
+    pub(crate) fn new(views: watch::Receiver<Arc<View>>, stop: CancellationToken) -> Self {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIME_MAX)
@@ -184,7 +189,7 @@ impl Server {
         // A lock, because all connections share it; never held across an await.
         let requests = Arc::new(Mutex::new(Pace::new(REQUEST_INTERVAL, REQUEST_BURST, clock)));
         let places = Vec::with_capacity(CONNECTIONS_MAX);
-        Self { views, http, tasks: JoinSet::new(), places, clock, requests }
+        Self { views, http, tasks: JoinSet::new(), places, clock, requests, stop }
     }
 
     fn admit(&mut self, stream: TcpStream) {
@@ -203,6 +208,7 @@ impl Server {
             views: self.views.clone(),
             activity: Arc::new(Activity::new(self.clock)),
             requests: self.requests.clone(),
+            stop: self.stop.clone(),
         }
     }
 }
@@ -236,13 +242,17 @@ pub(crate) struct Connection {
     views: watch::Receiver<Arc<View>>,
     activity: Arc<Activity>,
     requests: Arc<Mutex<Pace>>,
+    stop: CancellationToken,
 }
 
 impl Connection {
-    /// Until the client closes, misbehaves, or takes too long for a request or for its answer.
+    /// Until the client closes, misbehaves, or takes too long for a request or for its answer; after the stop until the
+    /// request that is under way is answered.
     pub(crate) async fn serve(self, http: http1::Builder, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let activity = self.activity.clone();
+        let has_asked = AtomicBool::new(false);
         let service = service_fn(|request| {
+            has_asked.store(true, Relaxed);
             self.activity.stamp();
             let go_ahead_at = self.claim();
             let views = self.views.clone();
@@ -253,11 +263,17 @@ impl Connection {
             }
         });
         let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+        let mut may_leave = pin!(leaving(&self.stop, &has_asked));
+        let mut is_leaving = false;
         loop {
             let deadline = activity.last() + REQUEST_TIME_MAX;
             tokio::select! {
                 // Its errors are the client's, and a client must not fill our log.
                 _ = &mut connection => return,
+                () = &mut may_leave, if !is_leaving => {
+                    connection.as_mut().graceful_shutdown();
+                    is_leaving = true;
+                }
                 () = sleep_until(deadline) => {
                     if activity.last() + REQUEST_TIME_MAX <= deadline {
                         return;
@@ -273,7 +289,21 @@ impl Connection {
     }
 }
 
+/// After the stop; of a new connection once its first request was read, which may be in the socket only, or after a while.
+async fn leaving(stop: &CancellationToken, has_asked: &AtomicBool) {
+    stop.cancelled().await;
+    let deadline = Instant::now() + FIRST_REQUEST_WAIT;
+    while !has_asked.load(Relaxed) && Instant::now() < deadline {
+        sleep(LOOK_EVERY).await;
+    }
+}
+
 const CONNECTIONS_MAX: usize = 16;
+
+/// After the stop, for what is under way.
+pub const STOP_TIME_MAX: Duration = Duration::from_millis(500);
+const FIRST_REQUEST_WAIT: Duration = Duration::from_millis(100);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// For the head of a request, and for the pause before the next one.
 const HEADER_TIME_MAX: Duration = Duration::from_secs(5);

@@ -330,6 +330,17 @@ async fn the_server_ends_and_lets_go_of_its_clients_when_told_to() {
     assert!(TcpStream::connect(agent.address).await.is_err());
 }
 
+#[tokio::test]
+async fn a_connection_that_was_had_before_the_stop_is_answered() {
+    let agent = Agent::start().await;
+    let mut client = agent.connect().await;
+    // The next connection was accepted after it.
+    agent.assert_alive().await;
+    agent.stop.cancel();
+    client.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert!(read_to_end(&mut client).await.starts_with("HTTP/1.1 200"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_port_that_is_taken_is_tried_again_until_it_is_free() {
     let blocker = TcpListener::bind("127.0.0.1:0").await.unwrap();
