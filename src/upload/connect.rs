@@ -113,6 +113,17 @@ async fn tcp(
     Err(Error::Tcp(last))
 }
 
+/// TLS towards the endpoint. Reads the disk.
+///
+/// # Errors
+///
+/// A certificate or key cannot be read or used.
+pub fn client_config(files: &tls::Files) -> Result<ClientConfig, tls::Error> {
+    let mut config = tls::client_config(files, true)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
 async fn connect(address: SocketAddr, wire: &Arc<Wire>) -> io::Result<(TcpStream, Metered)> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
     // Counted before it is connected: what is asked in vain costs too.

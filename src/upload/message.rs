@@ -4,13 +4,14 @@ use http_body_util::BodyExt;
 use hyper::Response;
 use hyper::body::Incoming;
 use hyper::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-    USER_AGENT,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHORIZATION, RETRY_AFTER, USER_AGENT,
 };
 use url::Url;
 
 use super::decide::Answer;
 use super::encode::Encoded;
+use super::proxy::Via;
 use super::{Settings, http_date};
 use crate::clock;
 use crate::config::section::Secret;
@@ -40,12 +41,35 @@ pub fn headers(
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
     }
     if let Some(api_key) = api_key {
-        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", api_key.reveal()))
-            .map_err(|_| "cloud.api_key: has a character that no header can carry".to_owned())?;
-        bearer.set_sensitive(true);
-        headers.insert(AUTHORIZATION, bearer);
+        headers.insert(AUTHORIZATION, authorization(api_key)?);
     }
     Ok(headers)
+}
+
+/// What tells the endpoint who delivers.
+pub fn authorization(api_key: &Secret) -> Result<HeaderValue, String> {
+    let mut bearer = HeaderValue::from_str(&format!("Bearer {}", api_key.reveal()))
+        .map_err(|_| "cloud.api_key: has a character that no header can carry".to_owned())?;
+    bearer.set_sensitive(true);
+    Ok(bearer)
+}
+
+/// Adds what says whom a request to `url` is for: the endpoint, and to a proxy that forwards it who asks. In a tunnel
+/// the proxy sees nothing of it.
+pub fn address(headers: &mut HeaderMap, url: &Url, via: Option<&Via>) -> Result<(), String> {
+    let host = match url.port() {
+        Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
+        None => url.host_str().unwrap_or_default().to_owned(),
+    };
+    headers.insert(HOST, HeaderValue::from_str(&host).map_err(|error| error.to_string())?);
+    if let Some(Via { authorization: Some(text), .. }) = via
+        && url.scheme() == "http"
+    {
+        let mut value = HeaderValue::from_str(text.reveal()).map_err(|error| error.to_string())?;
+        value.set_sensitive(true);
+        headers.insert(PROXY_AUTHORIZATION, value);
+    }
+    Ok(())
 }
 
 /// Read to its end, the connection can be used again. An answer that breaks off after its head changes

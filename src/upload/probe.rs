@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::client::conn::http1;
-use hyper::header::{ALLOW, AUTHORIZATION, HOST, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
+use hyper::header::{ALLOW, AUTHORIZATION, HeaderValue, USER_AGENT};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -21,12 +21,12 @@ use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use super::Settings;
 use super::connect::{self, Opened};
-use super::message::{AGENT, uri};
+use super::message::{AGENT, address, authorization, uri};
 use super::proxy::{Environment, Via};
 use super::trouble::explain;
 use super::wire::Wire;
-use super::{Proxy, Settings};
 use crate::tls;
 
 /// How far it came.
@@ -148,38 +148,19 @@ struct Prepared {
 impl Prepared {
     fn new(settings: &Settings, environment: &Environment) -> Result<Self, String> {
         let url = Url::parse(&settings.endpoint).map_err(|error| format!("is not a URL: {error}"))?;
-        let proxy = match &settings.proxy {
-            Proxy::Url(url) => Proxy::Url(url.read_again().map_err(|fault| format!("cloud.proxy: {fault}"))?),
-            other => other.clone(),
-        };
-        let via = proxy.via(&url, environment)?;
+        let via = settings.proxy.read_again()?.via(&url, environment)?;
         let is_https = url.scheme() == "https";
-        let tls = is_https.then(|| tls::client_config(&settings.tls, true)).transpose();
-        let mut tls = tls.map_err(|error| error.in_section("cloud"))?;
-        if let Some(config) = &mut tls {
-            config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        }
+        let tls = is_https.then(|| connect::client_config(&settings.tls)).transpose();
+        let tls = tls.map_err(|error| error.in_section("cloud"))?;
         let mut request = Request::new(Empty::new());
         *request.method_mut() = Method::OPTIONS;
         *request.uri_mut() = uri(&url, via.is_some() && !is_https).ok_or("its path cannot be asked for")?;
-        let host = match url.port() {
-            Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
-            None => url.host_str().unwrap_or_default().to_owned(),
-        };
-        let value = |text: &str| HeaderValue::from_str(text).map_err(|error| error.to_string());
         let headers = request.headers_mut();
-        headers.insert(HOST, value(&host)?);
+        address(headers, &url, via.as_ref())?;
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         if let Some(key) = &settings.api_key {
             let key = key.read_again().map_err(|fault| format!("cloud.api_key: {fault}"))?;
-            let bearer = HeaderValue::from_str(&format!("Bearer {}", key.reveal()));
-            let bearer = bearer.map_err(|_| "cloud.api_key: has a character that no header can carry")?;
-            headers.insert(AUTHORIZATION, bearer);
-        }
-        if let Some(Via { authorization: Some(text), .. }) = &via
-            && !is_https
-        {
-            headers.insert(PROXY_AUTHORIZATION, value(text.reveal())?);
+            headers.insert(AUTHORIZATION, authorization(&key)?);
         }
         Ok(Self { url, via, tls: tls.map(Arc::new), request })
     }

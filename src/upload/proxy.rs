@@ -59,6 +59,20 @@ pub struct Via {
 }
 
 impl Proxy {
+    /// With what stands now where its URL comes from.
+    ///
+    /// # Errors
+    ///
+    /// That cannot be read any more.
+    pub fn read_again(&self) -> Result<Self, String> {
+        match self {
+            Self::Url(url) => {
+                url.read_again().map(Self::Url).map_err(|fault| format!("cloud.proxy: {fault}"))
+            }
+            other => Ok(other.clone()),
+        }
+    }
+
     /// The proxy for `endpoint`; `None` when it is asked directly.
     ///
     /// # Errors

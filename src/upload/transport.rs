@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{HOST, HeaderMap, HeaderValue, PROXY_AUTHORIZATION};
+use hyper::header::HeaderMap;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -21,7 +21,7 @@ use url::Url;
 use super::connect::{self, Stream, open};
 use super::decide::{Answer, Fault};
 use super::encode::encode;
-use super::message::{headers, read, read_start, uri};
+use super::message::{address, headers, read, read_start, uri};
 use super::proxy::{Environment, Via};
 use super::stamp::{Stamp, certificate_stamps, stamps};
 use super::trouble::{explain, is_certificate_error, is_not_yet_valid};
@@ -145,29 +145,11 @@ impl Transport {
             .map_err(|error| format!("cloud.endpoint: is not a URL: {error}"))?;
         let api_key = settings.api_key.as_ref().map(|key| key.read_again()).transpose();
         let api_key = api_key.map_err(|fault| format!("cloud.api_key: {fault}"))?;
-        let via = match &settings.proxy {
-            super::Proxy::Url(url) => {
-                let read = url.read_again().map_err(|fault| format!("cloud.proxy: {fault}"))?;
-                super::Proxy::Url(read)
-            }
-            other => other.clone(),
-        }
-        .via(&url, &self.environment)?;
+        let via = settings.proxy.read_again()?.via(&url, &self.environment)?;
         let encoded = encode(batch, settings.compression)
             .map_err(|error| format!("cannot compress a batch: {error}"))?;
         let mut headers = headers(batch, &encoded, api_key.as_ref())?;
-        let host = match url.port() {
-            Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
-            None => url.host_str().unwrap_or_default().to_owned(),
-        };
-        headers.insert(HOST, HeaderValue::from_str(&host).map_err(|error| error.to_string())?);
-        if let Some(Via { authorization: Some(text), .. }) = &via
-            && url.scheme() == "http"
-        {
-            let mut value = HeaderValue::from_str(text.reveal()).map_err(|error| error.to_string())?;
-            value.set_sensitive(true);
-            headers.insert(PROXY_AUTHORIZATION, value);
-        }
+        address(&mut headers, &url, via.as_ref())?;
         let stamps = certificate_stamps(settings);
         let target = Target { url, via, files: settings.tls.clone() };
         if self.built.as_ref().is_none_or(|built| built.target != target || built.stamps != stamps) {
@@ -181,18 +163,14 @@ impl Transport {
         self.connection = None;
         let (files, is_https) = (target.files.clone(), target.url.scheme() == "https");
         let read = move || {
-            let config = is_https.then(|| tls::client_config(&files, true)).transpose()?;
+            let config = is_https.then(|| connect::client_config(&files)).transpose()?;
             Ok::<_, tls::Error>((config, files.expiry()))
         };
         // It reads the disk and parses some 140 certificates: not on the thread that runs all else.
         let read = tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?;
         let (config, expiry) = read.map_err(|error| error.in_section("cloud"))?;
-        let tls = config.map(|mut config| {
-            config.alpn_protocols = vec![b"http/1.1".to_vec()];
-            Arc::new(config)
-        });
         self.certificates = Certificates { client: expiry.client, authority: expiry.authority, server: None };
-        self.built = Some(Built { tls, stamps, target });
+        self.built = Some(Built { tls: config.map(Arc::new), stamps, target });
         Ok(())
     }
 
