@@ -9,9 +9,11 @@ mod resume;
 mod session;
 mod socket;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::mqttbytes::{QoS, valid_filter};
+use rumqttc::{MqttOptions, TlsConfiguration, Transport};
 
 use self::payload::Route;
 use super::{Device, Error, Intake, State};
@@ -135,6 +137,28 @@ impl Source {
 
     pub fn password(&self) -> Option<&Secret> {
         self.password.as_ref()
+    }
+
+    /// How every connection enters: with the credentials and certificates that stand in their files now, which may have
+    /// been replaced. The error names what cannot be read or used.
+    fn introduce(&self, options: &mut MqttOptions) -> Result<(), String> {
+        match (&self.username, &self.password) {
+            (Some(username), Some(password)) => {
+                let password =
+                    password.read_again().map_err(|fault| format!("ingest.mqtt.password: {fault}"))?;
+                options.set_credentials(username.clone(), password.reveal().to_owned());
+            }
+            (Some(username), None) => {
+                options.set_username(username.clone());
+            }
+            (None, _) => {}
+        }
+        if let Some(files) = &self.tls {
+            let config =
+                tls::client_config(files, true).map_err(|error| error.in_section("ingest.mqtt"))?;
+            options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(config))));
+        }
+        Ok(())
     }
 
     /// Keeps a connection to the broker; returns when told to stop, or when a batch was not stored.

@@ -1,15 +1,13 @@
 //! Asks a broker whether it lets this agent in, under another client id and without a session: the agent's own
 //! connection is not touched.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::mqttbytes::v5::Packet;
-use rumqttc::{AsyncClient, Event, MqttOptions, NetworkOptions, TlsConfiguration, Transport};
+use rumqttc::{AsyncClient, Event, MqttOptions, NetworkOptions};
 use tokio::time::timeout;
 
 use super::Source;
-use crate::tls;
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,20 +33,7 @@ async fn enter(source: &Source, limit: Duration) -> Result<(), String> {
     let mut network = NetworkOptions::new();
     network.set_connection_timeout(limit.as_secs().max(1));
     options.set_network_options(network);
-    match (&source.username, &source.password) {
-        (Some(username), Some(password)) => {
-            let password = password.read_again().map_err(|fault| format!("ingest.mqtt.password: {fault}"))?;
-            options.set_credentials(username.clone(), password.reveal().to_owned());
-        }
-        (Some(username), None) => {
-            options.set_username(username.clone());
-        }
-        (None, _) => {}
-    }
-    if let Some(files) = &source.tls {
-        let config = tls::client_config(files, true).map_err(|error| error.in_section("ingest.mqtt"))?;
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(config))));
-    }
+    source.introduce(&mut options)?;
     let (client, mut event_loop) = AsyncClient::builder(options).capacity(REQUESTS_MAX).build();
     loop {
         match event_loop.poll().await {

@@ -6,13 +6,12 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v5::{ConnAck, Packet, Publish, RetainForwardRule, SubAck, SubscribeFilter, SubscribeReasonCode};
-use rumqttc::{AckMode, AsyncClient, Event, EventLoop, IncomingPacketSizeLimit, ManualAck, MqttOptions, Transport};
-use rumqttc::{NetworkOptions, SubscribeFilterInput, TlsConfiguration};
+use rumqttc::{AckMode, AsyncClient, Event, EventLoop, IncomingPacketSizeLimit, ManualAck, MqttOptions};
+use rumqttc::{NetworkOptions, SubscribeFilterInput};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -23,7 +22,6 @@ use super::resume::{EmptySession, OUTGOING_MAX};
 use super::socket::GatheringStream;
 use crate::clock;
 use crate::reading::{Batch, Committed};
-use crate::tls;
 
 /// A message above this size in bytes ends the connection; the broker is told so at CONNECT.
 const PACKET_BYTES_MAX: u32 = 256 * 1024;
@@ -396,24 +394,7 @@ fn connect(source: &Source, intake: &Intake) -> Result<(AsyncClient, EventLoop),
     options.set_socket_connector(|host, network| async move {
         rumqttc::default_socket_connect(host, network).await.map(GatheringStream::new)
     });
-    match (&source.username, &source.password) {
-        (Some(username), Some(password)) => {
-            // Read anew for each connection, as the certificate files below: they may have been replaced.
-            let password = password.read_again().map_err(|fault| {
-                Error::Connection(format!("ingest.mqtt.password: {fault}"))
-            })?;
-            options.set_credentials(username.clone(), password.reveal().to_owned());
-        }
-        (Some(username), None) => {
-            options.set_username(username.clone());
-        }
-        (None, _) => {}
-    }
-    if let Some(files) = &source.tls {
-        let config = tls::client_config(files, true)
-            .map_err(|error| Error::Connection(error.in_section("ingest.mqtt")))?;
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(config))));
-    }
+    source.introduce(&mut options).map_err(Error::Connection)?;
     Ok(AsyncClient::builder(options).capacity(REQUESTS_MAX).build())
 }
 
