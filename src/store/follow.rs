@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OptionalExtension};
 
 use super::export::{Filter, Item, Unreadable};
 use super::inspect::open_read_only;
@@ -19,7 +19,10 @@ pub struct Place([u64; Lane::ALL.len()]);
 ///
 /// The database cannot be read.
 pub fn end(path: &Path) -> Result<Place, Error> {
-    let db = open_read_only(path)?;
+    end_of(&open_read_only(path)?)
+}
+
+fn end_of(db: &Connection) -> Result<Place, Error> {
     let mut place = Place::default();
     for lane in Lane::ALL {
         let sql = format!("SELECT first + count FROM {} ORDER BY first DESC LIMIT 1", lane.table());
@@ -92,8 +95,9 @@ pub fn since(
     filter: &Filter,
     mut take: impl FnMut(&Item<'_>) -> bool,
 ) -> Result<Unreadable, Error> {
+    let db = open_read_only(path)?;
     // Numbers only grow, unless another database took the place of the one that was read.
-    let end = end(path)?;
+    let end = end_of(&db)?;
     for lane in Lane::ALL {
         let next = &mut place.0[lane.index()];
         let ends = end.0[lane.index()];
@@ -101,7 +105,6 @@ pub fn since(
             *next = 0;
         }
     }
-    let db = open_read_only(path)?;
     let mut unreadable = Unreadable::default();
     let mut blocks = 0;
     for lane in filter.lanes() {
