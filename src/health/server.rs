@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -250,9 +250,9 @@ impl Connection {
     /// request that is under way is answered.
     pub(crate) async fn serve(self, http: http1::Builder, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let activity = self.activity.clone();
-        let has_asked = AtomicBool::new(false);
+        let asked = Notify::new();
         let service = service_fn(|request| {
-            has_asked.store(true, Relaxed);
+            asked.notify_one();
             self.activity.stamp();
             let go_ahead_at = self.claim();
             let views = self.views.clone();
@@ -263,7 +263,7 @@ impl Connection {
             }
         });
         let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
-        let mut may_leave = pin!(leaving(&self.stop, &has_asked));
+        let mut may_leave = pin!(leaving(&self.stop, &asked));
         let mut is_leaving = false;
         loop {
             let deadline = activity.last() + REQUEST_TIME_MAX;
@@ -290,20 +290,17 @@ impl Connection {
 }
 
 /// After the stop; of a new connection once its first request was read, which may be in the socket only, or after a while.
-async fn leaving(stop: &CancellationToken, has_asked: &AtomicBool) {
+async fn leaving(stop: &CancellationToken, asked: &Notify) {
     stop.cancelled().await;
-    let deadline = Instant::now() + FIRST_REQUEST_WAIT;
-    while !has_asked.load(Relaxed) && Instant::now() < deadline {
-        sleep(LOOK_EVERY).await;
-    }
+    // It remembers a request that came before.
+    timeout(FIRST_REQUEST_WAIT, asked.notified()).await.ok();
 }
 
 const CONNECTIONS_MAX: usize = 16;
 
 /// After the stop, for what is under way.
-pub const STOP_TIME_MAX: Duration = Duration::from_millis(500);
+const STOP_TIME_MAX: Duration = Duration::from_millis(500);
 const FIRST_REQUEST_WAIT: Duration = Duration::from_millis(100);
-const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// For the head of a request, and for the pause before the next one.
 const HEADER_TIME_MAX: Duration = Duration::from_secs(5);
