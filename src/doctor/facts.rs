@@ -16,6 +16,7 @@ use crate::adapter::{self, Source, mqtt};
 use crate::clock;
 use crate::config::{Config, LoadError, Loaded};
 use crate::lifecycle::{blackbox, lock};
+use crate::store::DiskRoom;
 use crate::store::stats::{Stats, stats};
 use crate::upload::{probe, proxy};
 
@@ -59,19 +60,11 @@ pub struct Machine {
     /// By the kernel's word, where it may be asked.
     pub clock_is_synchronised: Option<bool>,
     /// The file system of the state directory.
-    pub disk: Option<Disk>,
+    pub disk: Option<DiskRoom>,
     /// musl's resolver has limits of its own.
     pub is_musl: bool,
     /// What systemctl says of the service, where there is one.
     pub service: Option<ServiceState>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Disk {
-    pub free_bytes: u64,
-    pub free_inodes: u64,
-    /// 0 where the file system does not count them.
-    pub inodes: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -264,17 +257,11 @@ impl Store {
     }
 }
 
-fn disk(state_dir: &Path) -> Option<Disk> {
+fn disk(state_dir: &Path) -> Option<DiskRoom> {
     // Before the first start it is not there, but that which it will be made in.
-    let found = state_dir.ancestors().find_map(|folder| {
-        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        rustix::fs::statvfs(folder).ok()
-    })?;
-    Some(Disk {
-        free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
-        free_inodes: found.f_favail,
-        inodes: found.f_files,
-    })
+    state_dir
+        .ancestors()
+        .find_map(|folder| DiskRoom::of(if folder.as_os_str().is_empty() { Path::new(".") } else { folder }))
 }
 
 /// What systemd says of the service on this machine; `None` where it does not run, or has no such unit.

@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde_json::json;
 
 use super::access::Accounts;
-use super::facts::{Agent, Broker, Disk, Facts, Machine, Network, Store};
+use super::facts::{Agent, Broker, Facts, Machine, Network, Store};
 use super::test_support::System;
 use super::unit::Unit;
 use super::*;
 use crate::adapter::mqtt;
 use crate::config::{LoadOptions, load};
+use crate::store::DiskRoom;
 use crate::store::stats::Stats;
 use crate::upload::probe::{Answered, Probed, Step};
 
@@ -63,7 +64,7 @@ fn facts(system: &System, config: &str) -> Facts {
             user: Account { name: "root".to_owned(), uid: 0, gids: vec![0] },
             now: NOW,
             clock_is_synchronised: Some(true),
-            disk: Some(Disk { free_bytes: 9_000_000_000, free_inodes: 800_000, inodes: 900_000 }),
+            disk: Some(DiskRoom { free_bytes: 9_000_000_000, free_inodes: 800_000, inodes: 900_000 }),
             is_musl: true,
             service: None,
         },
@@ -166,7 +167,7 @@ fn a_zero_2_w_whose_option_waits_for_a_reboot_and_whose_key_is_refused() {
         .file("run/systemd/generator/pyvorin-edge.service.d/50-board.conf", "[Service]\nMemoryMax=256M\n");
     let mut facts = facts(&system, CONFIG);
     facts.agent = Agent::default();
-    facts.machine.disk = Some(Disk { free_bytes: 30_000_000, free_inodes: 500, inodes: 30_000 });
+    facts.machine.disk = Some(DiskRoom { free_bytes: 30_000_000, free_inodes: 500, inodes: 30_000 });
     let refused = Answered { code: 401, allow: None };
     facts.network.endpoint = Some(Probed { answer: Some(refused), ..reached() });
     insta::assert_snapshot!(report(&system, &facts));
@@ -250,7 +251,7 @@ fn every_complaint_says_what_it_means_and_what_mends_it() {
         black_box: Some(Err("is a directory".to_owned())),
         ..Store::default()
     };
-    facts.machine.disk = Some(Disk { free_bytes: 0, free_inodes: 0, inodes: 1 });
+    facts.machine.disk = Some(DiskRoom { free_bytes: 0, free_inodes: 0, inodes: 1 });
     facts.agent = Agent::default();
     let mut seen = 0;
     for code in [302, 401, 404, 407, 429, 500] {

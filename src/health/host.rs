@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::lifecycle::memory::kib_behind;
+
 /// Reads the board's figures.
 #[derive(Debug)]
 pub struct Host {
@@ -98,14 +100,14 @@ impl Roots {
 
     fn ram_percent(&self) -> Option<f64> {
         let info = read(&self.proc.join("meminfo"))?;
-        let total = parse_kib(&info, "MemTotal:")? as f64;
-        let available = parse_kib(&info, "MemAvailable:")? as f64;
+        let total = kib_behind(&info, "MemTotal:")? as f64;
+        let available = kib_behind(&info, "MemAvailable:")? as f64;
         (total > 0.0).then(|| percent(total - available, total))
     }
 
     fn resident_bytes(&self) -> Option<u64> {
         // Not statm: that counts pages, and a Pi 5 has 16 KiB ones.
-        parse_kib(&read(&self.proc.join("self/status"))?, "VmRSS:")?.checked_mul(1024)
+        kib_behind(&read(&self.proc.join("self/status"))?, "VmRSS:")?.checked_mul(1024)
     }
 
     fn disk(&self) -> Option<(f64, u64)> {
@@ -146,12 +148,6 @@ fn parse_cpu(stat: &str) -> Option<CpuTime> {
     let [_user, _nice, _system, idle, rest @ ..] = ticks.as_slice() else { return None };
     let total = ticks.iter().try_fold(0_u64, |sum, n| sum.checked_add(*n))?;
     Some(CpuTime { total, idle: idle.saturating_add(rest.first().copied().unwrap_or(0)) })
-}
-
-/// The number behind `key` in a file like `/proc/meminfo`.
-fn parse_kib(text: &str, key: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
 fn percent(part: f64, whole: f64) -> f64 {
@@ -243,6 +239,6 @@ mod tests {
         let (now, before) = (CpuTime { total: 100, idle: 10 }, CpuTime { total: 90, idle: 50 });
         assert_eq!(now.percent_since(before), Some(100.0));
         assert_eq!(before.percent_since(now), None);
-        assert_eq!(parse_kib("MemTotal: many kB", "MemTotal:"), None);
+        assert_eq!(kib_behind("MemTotal: many kB", "MemTotal:"), None);
     }
 }

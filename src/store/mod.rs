@@ -53,7 +53,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::reading::Priority;
 
 pub use block::lines as block_lines;
-pub use budget::{Budget, Ttl};
+pub use budget::{Budget, Room as DiskRoom, Ttl};
 pub use counters::{Counters, UnixTime};
 pub use gap::Reason as GapReason;
 pub use imported::Digest;

@@ -5,8 +5,6 @@
 //! Pressure stall information is not looked at: it is off where this is needed most, and says of the whole board what
 //! cannot be told of this process.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -15,9 +13,9 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::Allotment;
 use super::plan::Plan;
 use super::trim::trim;
+use super::{Allotment, cgroup};
 
 /// How the process stands to its plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -160,8 +158,7 @@ impl Governor {
 /// Heap and stacks of this process: what is resident and of no file (proc_pid_statm(5)). A look costs some
 /// microseconds; `smaps_rollup` would cost a hundred times that.
 pub fn anonymous_bytes(root: &Path) -> Option<u64> {
-    let mut text = String::new();
-    File::open(root.join("proc/self/statm")).ok()?.take(256).read_to_string(&mut text).ok()?;
+    let text = cgroup::read(&root.join("proc/self/statm"))?;
     let mut pages = text.split_ascii_whitespace().skip(1).map(str::parse::<u64>);
     let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
     Some(resident.saturating_sub(shared) * rustix::param::page_size() as u64)

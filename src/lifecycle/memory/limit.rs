@@ -77,9 +77,13 @@ fn of_cgroups(root: &Path) -> Vec<Limit> {
 }
 
 fn total_bytes(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
+    kib_behind(meminfo, "MemTotal:")?.checked_mul(1024)
+}
+
+/// The KiB behind `key` in a file like `/proc/meminfo`.
+pub fn kib_behind(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
 /// What the smallest boards have.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 pub use allotment::{Allotment, Share};
 pub use governor::{Parts, State, Status, anonymous_bytes, run};
-pub use limit::{Limit, Source};
+pub use limit::{Limit, Source, kib_behind};
 pub use plan::Plan;
 
 /// What the process as a whole has of it: the plan, and what all sources share.

@@ -2,6 +2,7 @@
 //! longer needed. What gives way, in this order: delivered history, the resolution of telemetry, then
 //! undelivered items.
 
+use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -133,7 +134,7 @@ impl Worker {
         }
         self.looked_around_at = Some(now);
         let taken = self.counters.store_bytes.load(Relaxed);
-        let room = file_system_room(&self.settings.state_dir);
+        let room = Room::of(&self.settings.state_dir);
         self.allowance = budget::allowance(self.settings.size_bytes_max, &self.settings.budget, taken, room);
         self.counters.short_of_inodes.store(self.allowance.is_short_of_inodes, Relaxed);
         self.counters.allowed_bytes.store(self.allowance.bytes_with_others, Relaxed);
@@ -231,14 +232,16 @@ fn pragma(db: &Connection, text: &str) -> Result<u64, Error> {
         .map_err(|source| Error::Sqlite { what: "cannot measure the database", source })
 }
 
-/// `None` where the file system does not say.
-fn file_system_room(path: &std::path::Path) -> Option<Room> {
-    let found = rustix::fs::statvfs(path).ok()?;
-    Some(Room {
-        free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
-        inodes: found.f_files,
-        free_inodes: found.f_favail,
-    })
+impl Room {
+    /// Of the file system at `path`; `None` where it does not say.
+    pub fn of(path: &Path) -> Option<Self> {
+        let found = rustix::fs::statvfs(path).ok()?;
+        Some(Self {
+            free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+            inodes: found.f_files,
+            free_inodes: found.f_favail,
+        })
+    }
 }
 
 /// The part of the cap that delivered history may take where nothing else is configured.
