@@ -89,6 +89,11 @@ impl Kept {
     }
 }
 
+/// Whether it failed because whoever read it had enough.
+pub fn had_enough(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
+}
+
 /// Writes one item as a row of [`COLUMNS`].
 ///
 /// # Errors

@@ -2,11 +2,11 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::io::{self, BufWriter, ErrorKind};
+use std::io::{self, BufWriter};
 use std::path::PathBuf;
 
 use super::EXIT_OK;
-use super::items::{Format, Kept, Printer};
+use super::items::{Format, Kept, Printer, had_enough};
 use super::store::{Target, Time, Wanted, report_unreadable};
 use crate::store::export::export;
 
@@ -48,8 +48,7 @@ pub fn run(config: Option<PathBuf>, arguments: Arguments) -> anyhow::Result<u8> 
     let mut printer = Printer::new(BufWriter::new(io::stdout().lock()), format);
     let written = printer.print(&newest.in_order());
     match written {
-        // Whoever read it had enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(EXIT_OK),
+        Err(error) if had_enough(&error) => return Ok(EXIT_OK),
         written => written?,
     }
     if older > 0 {

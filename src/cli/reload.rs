@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK};
 use crate::clock;
-use crate::config::{LoadOptions, load};
+use crate::config::{INSTALLED_STATE_DIR, LoadOptions, load};
 use crate::lifecycle::lock;
 use crate::lifecycle::outcome::{self, Outcome};
 
@@ -110,7 +110,7 @@ impl Place {
 
 /// The file may be broken, which is for the agent to say: then the usual place.
 fn configured_state_dir(config: Option<PathBuf>) -> PathBuf {
-    let usual = || PathBuf::from("/var/lib/pyvorin-edge");
+    let usual = || PathBuf::from(INSTALLED_STATE_DIR);
     load(&LoadOptions::of_process(config)).map_or_else(|_| usual(), |loaded| loaded.config.store.state_dir)
 }
 

@@ -1,10 +1,10 @@
 //! `tail`: what was stored last, and what is stored from then on, as soon as it is committed.
 
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::items::{Format, Kept, Printer};
+use super::items::{Format, Kept, Printer, had_enough};
 use super::store::{Target, Wanted};
 use super::{EXIT_OK, on_runtime};
 use crate::store::export::Filter;
@@ -40,8 +40,7 @@ pub fn run(config: Option<PathBuf>, arguments: Arguments) -> anyhow::Result<u8> 
     };
     let written = on_runtime(follow(&path, &mut tail, arguments.last as usize))?;
     match written {
-        // Whoever read it had enough.
-        Err(error) if error.downcast_ref().is_some_and(is_broken_pipe) => Ok(EXIT_OK),
+        Err(error) if error.downcast_ref().is_some_and(had_enough) => Ok(EXIT_OK),
         written => written.map(|()| EXIT_OK),
     }
 }
@@ -110,10 +109,6 @@ impl<W: Write> Tail<W> {
         self.left -= count as u64;
         Ok(())
     }
-}
-
-fn is_broken_pipe(error: &io::Error) -> bool {
-    error.kind() == ErrorKind::BrokenPipe
 }
 
 /// The agent commits each second; looking costs a few reads of pages that are in memory.

@@ -274,6 +274,6 @@ const TOTAL_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// The main file included.
 const FILES_MAX: usize = 64;
 /// What the package creates.
-const INSTALLED_STATE_DIR: &str = "/var/lib/pyvorin-edge";
+pub const INSTALLED_STATE_DIR: &str = "/var/lib/pyvorin-edge";
 /// For a trial without installation.
 const LOCAL_STATE_DIR: &str = "./pyvorin-edge-data";

@@ -17,7 +17,9 @@ pub mod tree;
 
 pub use diff::{ReloadPlan, diff};
 pub use files::ReadError;
-pub use load::{DEFAULT_PATHS, LoadError, LoadOptions, Loaded, Refused, Written, load, written};
+pub use load::{
+    DEFAULT_PATHS, INSTALLED_STATE_DIR, LoadError, LoadOptions, Loaded, Refused, Written, load, written,
+};
 pub use substitute::Environment;
 #[cfg(any(test, fuzzing))]
 pub(crate) use {load::understand, problem::Problems};

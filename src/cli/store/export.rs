@@ -1,13 +1,13 @@
 //! `store export`: items as JSON lines or CSV.
 
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
 use clap::ValueEnum;
 
 use super::{Target, Time, Wanted, report_unreadable};
 use crate::cli::EXIT_OK;
-use crate::cli::items::{COLUMNS, write_row};
+use crate::cli::items::{COLUMNS, had_enough, write_row};
 use crate::store::export::{Filter, Item, export};
 
 #[derive(Debug, clap::Args)]
@@ -60,8 +60,7 @@ pub fn run(config: Option<PathBuf>, arguments: Arguments) -> anyhow::Result<u8> 
         written.is_ok()
     })?;
     match written.and_then(|()| writer.finish()) {
-        // Whoever read it had enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(EXIT_OK),
+        Err(error) if had_enough(&error) => return Ok(EXIT_OK),
         written => written?,
     }
     Ok(report_unreadable(&unreadable))
