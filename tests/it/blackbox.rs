@@ -6,7 +6,8 @@ use serde_json::Value;
 use crate::harness::cloud::Cloud;
 use crate::harness::daemon::{EAGER_STORE, Home};
 use crate::harness::endpoint::receiver::behaviour::Behaviour;
-use crate::harness::{soon, until, write};
+use crate::harness::process::finished;
+use crate::harness::{until, write};
 
 const SIMULATOR: &str =
     "[[sensors.devices]]\nname = 'secret_lab'\ningest_type = 'simulator'\ninterval_seconds = 0.01\n";
@@ -14,9 +15,9 @@ const SIMULATOR: &str =
 /// What `blackbox` prints with these arguments.
 async fn print(home: &Home, arguments: &[&str]) -> String {
     let mut command = home.command();
-    let output = soon("it prints", command.arg("blackbox").args(arguments).output()).await.unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    let (code, out, error) = finished(command.arg("blackbox").args(arguments)).await;
+    assert_eq!(code, Some(0), "{error}");
+    out
 }
 
 async fn records(home: &Home) -> Vec<Value> {

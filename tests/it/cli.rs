@@ -1,15 +1,11 @@
 //! The command line: exit codes, and what is said where.
 
-use std::process::Output;
-
 use crate::harness::daemon::Home;
+use crate::harness::process::finished;
 use crate::harness::{soon, write};
 
 async fn run(home: &Home, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = soon("the command ends", home.command().args(arguments).output()).await.unwrap();
-    let Output { status, stdout, stderr } = output;
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (status.code(), text(stdout), text(stderr))
+    finished(home.command().args(arguments)).await
 }
 
 #[tokio::test]

@@ -10,8 +10,8 @@ use crate::harness::broker::{Access, Broker, Options};
 use crate::harness::cloud::Cloud;
 use crate::harness::daemon::{EAGER_STORE, Home};
 use crate::harness::endpoint::Pki;
-use crate::harness::process::free_port;
-use crate::harness::{soon, until, write};
+use crate::harness::process::{finished, free_port};
+use crate::harness::{until, write};
 
 const SIMULATOR: &str =
     "[[sensors.devices]]\nname = 'boiler'\ningest_type = 'simulator'\ninterval_seconds = 0.01\n";
@@ -24,9 +24,8 @@ async fn run(home: &Home, arguments: &[&str]) -> (Option<i32>, String) {
         command.env_remove(name);
     }
     command.args(["--config", "config.toml"]).args(arguments);
-    let output = soon("it ends", command.output()).await.unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), format!("{}{}", text(output.stdout), text(output.stderr)))
+    let (code, out, error) = finished(&mut command).await;
+    (code, out + &error)
 }
 
 /// What the doctor found, by the name of the check.

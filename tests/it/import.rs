@@ -1,14 +1,14 @@
 //! `store import`: what a Python agent still holds is taken over once, exactly.
 
 use std::path::Path;
-use std::process::Output;
 
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 
 use crate::harness::cloud::Cloud;
 use crate::harness::daemon::Home;
-use crate::harness::{soon, stored, write};
+use crate::harness::process::finished;
+use crate::harness::{stored, write};
 
 /// The schema of the Python agent, to the letter.
 const SCHEMA: &str =
@@ -41,10 +41,8 @@ fn reading(name: &str, value: u64) -> String {
 
 async fn import(home: &Home, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = home.command();
-    command.args(["store", "import", "sync_queue.db", "--config", "config.toml"]).args(arguments);
-    let Output { status, stdout, stderr } = soon("the import ends", command.output()).await.unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (status.code(), text(stdout), text(stderr))
+    finished(command.args(["store", "import", "sync_queue.db", "--config", "config.toml"]).args(arguments))
+        .await
 }
 
 fn values(items: &[Value]) -> Vec<u64> {

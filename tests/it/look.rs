@@ -1,11 +1,12 @@
 //! `query`, `tail` and `rules eval`: what is stored, and what a condition makes of it.
 
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::harness::daemon::Home;
+use crate::harness::process::finished;
 use crate::harness::soon;
 
 const SOURCES: &str = "[sensors]\npoll_interval_seconds = 0.2\n\
@@ -14,10 +15,7 @@ const SOURCES: &str = "[sensors]\npoll_interval_seconds = 0.2\n\
     [[rules]]\nname = 'hot'\ncondition_expr = \"ctx.sensor_name == 'boiler'\"\nseverity = 'critical'\n";
 
 async fn run(home: &Home, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = soon("the command ends", home.command().args(arguments).output()).await.unwrap();
-    let Output { status, stdout, stderr } = output;
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (status.code(), text(stdout), text(stderr))
+    finished(home.command().args(arguments)).await
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use crate::harness::cloud::Cloud;
 use crate::harness::daemon::{Daemon, EAGER_STORE, Home};
-use crate::harness::{soon, stored};
+use crate::harness::process::finished;
+use crate::harness::stored;
 use crate::http_ingest::Door;
 use crate::sources::exec;
 
@@ -26,9 +27,8 @@ async fn reload(daemon: &mut Daemon) -> String {
 async fn ask(home: &Home) -> (Option<i32>, String) {
     let mut command = home.command();
     let state_dir = home.state_dir();
-    let output = command.arg("reload").arg("--state-dir").arg(state_dir).output();
-    let output = soon("the reload ends", output).await.unwrap();
-    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    let (code, _, error) = finished(command.arg("reload").arg("--state-dir").arg(state_dir)).await;
+    (code, error)
 }
 
 fn sources(health: &Value) -> Vec<&str> {

@@ -1,13 +1,11 @@
 //! `store stats`, `export` and `purge`, on the database of an agent that runs and of one that is stopped.
 
-use std::process::Output;
-
 use serde_json::{Value, json};
 
 use crate::harness::cloud::Cloud;
 use crate::harness::daemon::Home;
 use crate::harness::endpoint::receiver::behaviour::Behaviour;
-use crate::harness::soon;
+use crate::harness::process::finished;
 
 const SOURCES: &str = "[[sensors.devices]]\nname = 'boiler'\ningest_type = 'simulator'\nunit = 'C'\n\
     [[sensors.devices]]\nname = 'pump'\ningest_type = 'simulator'\n\
@@ -15,10 +13,7 @@ const SOURCES: &str = "[[sensors.devices]]\nname = 'boiler'\ningest_type = 'simu
 
 async fn store(home: &Home, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = home.command();
-    command.arg("store").args(arguments).args(["--config", "config.toml"]);
-    let Output { status, stdout, stderr } = soon("the command ends", command.output()).await.unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (status.code(), text(stdout), text(stderr))
+    finished(command.arg("store").args(arguments).args(["--config", "config.toml"])).await
 }
 
 async fn json(home: &Home, arguments: &[&str]) -> Value {

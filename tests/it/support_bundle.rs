@@ -8,6 +8,7 @@ use std::process::Command;
 use flate2::read::GzDecoder;
 
 use crate::harness::daemon::{EAGER_STORE, Home};
+use crate::harness::process::finished;
 use crate::harness::{soon, write};
 
 /// Stands in everything that is private here.
@@ -73,9 +74,8 @@ fn with_journal(home: Home, lines: &str) -> Home {
 async fn bundle(home: &Home, file: &str) -> String {
     let mut command = home.command();
     command.args(["support-bundle", "--config", "config.toml", "--output", file]);
-    let output = soon("it is written", command.output()).await.unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let (code, said, error) = finished(&mut command).await;
+    assert_eq!(code, Some(0), "{said}{error}");
     said
 }
 

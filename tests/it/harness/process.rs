@@ -127,6 +127,13 @@ async fn collect(stream: impl AsyncRead + Unpin, lines: watch::Sender<Vec<String
     }
 }
 
+/// Runs `command` to its end: its exit code, and what it said on standard output and standard error.
+pub async fn finished(command: &mut Command) -> (Option<i32>, String, String) {
+    let output = soon("the command ends", command.output()).await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
 /// A port that nobody listens on. From below the range that the kernel gives to outgoing connections,
 /// so that it is still free when a program that was stopped comes back to it.
 pub fn free_port() -> u16 {

@@ -6,14 +6,13 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{PER_POST, POSTS, Site, harm};
-use crate::harness::soon;
+use crate::harness::process::finished;
 
 async fn repair(site: &Site, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = site.home.command();
     command.args(["store", "repair", "--config", "config.toml"]).args(arguments);
-    let output = soon("the repair ends", command.output()).await.unwrap();
-    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
-    (output.status.code(), text)
+    let (code, out, error) = finished(&mut command).await;
+    (code, out + &error)
 }
 
 /// Every file of the state directory and of the folders in it, with its bytes.
