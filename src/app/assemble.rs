@@ -212,14 +212,7 @@ mod tests {
     #[tokio::test]
     async fn a_stage_that_waits_for_a_disk_in_trouble_is_not_stuck() {
         let dir = tempfile::tempdir().unwrap();
-        let settings = store::Settings {
-            state_dir: dir.path().to_owned(),
-            size_bytes_max: 1 << 20,
-            quarantine_bytes_max: 1 << 30,
-            commit_interval: Duration::from_secs(1),
-            budget: store::Budget::default(),
-            ttl: store::Ttl::default(),
-        };
+        let settings = store::tests::settings(dir.path(), 1 << 20);
         let (store, _end) = store::open(settings, Arc::default()).unwrap();
         let uploader = Arc::new(Progress::default());
         uploader.moved(Duration::from_secs(1));

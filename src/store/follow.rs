@@ -138,23 +138,15 @@ const BLOCKS_PER_LOOK_MAX: u32 = 64;
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use super::*;
     use crate::lifecycle::watchdog::Progress;
-    use crate::store::{Budget, DATABASE_FILE, Settings, Staged, Ttl, open};
+    use crate::store::tests::settings;
+    use crate::store::{DATABASE_FILE, Staged, open};
 
     /// Stores one block for each of `blocks`, readings with these values, in `lane` of a database in `folder`.
     async fn store(folder: &Path, lane: Lane, blocks: &[(u32, u32)]) {
-        let settings = Settings {
-            state_dir: folder.to_owned(),
-            size_bytes_max: 1 << 30,
-            quarantine_bytes_max: 1 << 30,
-            commit_interval: Duration::from_secs(1),
-            budget: Budget::default(),
-            ttl: Ttl::default(),
-        };
-        let (store, end) = open(settings, Arc::new(Progress::default())).unwrap();
+        let (store, end) = open(settings(folder, 1 << 30), Arc::new(Progress::default())).unwrap();
         for (from, to) in blocks {
             let mut staged = Staged::default();
             for value in *from..*to {

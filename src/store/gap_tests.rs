@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use super::tests::settings;
 use super::*;
 use crate::clock::Clocks;
 use crate::lifecycle::watchdog::Progress;
@@ -45,14 +46,7 @@ impl Opened {
     }
 
     fn with(dir: &Path, size_bytes_max: u64, ttl: Ttl) -> Self {
-        let settings = Settings {
-            state_dir: dir.to_owned(),
-            size_bytes_max,
-            quarantine_bytes_max: 1 << 30,
-            commit_interval: Duration::from_secs(1),
-            budget: Budget::default(),
-            ttl,
-        };
+        let settings = Settings { ttl, ..settings(dir, size_bytes_max) };
         let clocks = Arc::new(Moved(Mutex::new((1_800_000_000.0, Duration::from_secs(1000)))));
         let (store, end) = open_with(settings, Arc::new(Progress::default()), clocks.clone()).unwrap();
         store.report_gaps(true);

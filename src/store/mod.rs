@@ -40,7 +40,7 @@ mod worker;
 #[cfg(test)]
 mod gap_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

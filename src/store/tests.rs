@@ -50,7 +50,8 @@ impl Opened {
     }
 }
 
-fn settings(dir: &Path, size_bytes_max: u64) -> Settings {
+/// Of a store in `dir`, and all else as it is without a configuration.
+pub(crate) fn settings(dir: &Path, size_bytes_max: u64) -> Settings {
     Settings {
         state_dir: dir.to_owned(),
         size_bytes_max,

@@ -11,8 +11,8 @@ use crate::clock;
 use crate::clock::mark::Mark;
 use crate::lifecycle::watchdog::Progress;
 use crate::reading::Committed;
-use crate::store::budget::{Budget, Ttl};
-use crate::store::{FrozenBatch, Outcome, Settings, Staged, Store, Want, open};
+use crate::store::tests::settings;
+use crate::store::{FrozenBatch, Outcome, Staged, Store, Want, open};
 
 const RIGHT: f64 = 1_800_000_000.0;
 
@@ -23,15 +23,7 @@ struct Opened {
 
 impl Opened {
     fn at(dir: &Path) -> Self {
-        let settings = Settings {
-            state_dir: dir.to_owned(),
-            size_bytes_max: 1 << 30,
-            quarantine_bytes_max: 1 << 30,
-            commit_interval: Duration::from_secs(1),
-            budget: Budget::default(),
-            ttl: Ttl::default(),
-        };
-        let (store, end) = open(settings, Arc::new(Progress::default())).unwrap();
+        let (store, end) = open(settings(dir, 1 << 30), Arc::new(Progress::default())).unwrap();
         Self { store, end }
     }
 
