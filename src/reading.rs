@@ -146,6 +146,9 @@ pub struct Batch {
     pub urgent: bool,
     /// Of the memory for what is on its way; given back after the commit.
     pub share: Option<Share>,
+    /// How the source knows the messages that this came in when they are sent again: kept with the items, in the
+    /// same commit, and given back to the source after a restart. What it says is the source's own affair.
+    pub messages: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -229,6 +232,7 @@ impl Batch {
     /// What it takes up in memory.
     pub fn memory_bytes(&self) -> usize {
         self.text.capacity()
+            + self.messages.capacity()
             + self.rows.capacity() * size_of::<Row>()
             + self.refusals.capacity() * size_of::<(Refusal, Range<u32>)>()
     }

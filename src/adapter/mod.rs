@@ -209,6 +209,30 @@ pub struct Intake {
     pub once: bool,
     /// Stable for this device, for client ids.
     pub device_id: String,
+    pub messages: Messages,
+}
+
+/// How a source knows messages again, see [`Batch::messages`]: at first what the store has of them, later what the
+/// source left when it ended, for the one that follows.
+#[derive(Clone, Debug, Default)]
+pub struct Messages {
+    /// A lock, because sources are tasks; taken when one starts and when it ends.
+    lists: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Messages {
+    pub fn new(lists: &[u8]) -> Self {
+        Self { lists: Arc::new(Mutex::new(lists.to_vec())) }
+    }
+
+    /// What is there; nothing stays.
+    pub fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut self.lists.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn put(&self, lists: Vec<u8>) {
+        *self.lists.lock().unwrap_or_else(PoisonError::into_inner) = lists;
+    }
 }
 
 impl Intake {
@@ -253,6 +277,7 @@ impl Intake {
             poll_interval: self.poll_interval,
             once: self.once,
             device_id: self.device_id.clone(),
+            messages: self.messages.clone(),
         }
     }
 

@@ -3,6 +3,7 @@
 //! MQTT 5, because it lets the client say how many unacknowledged messages it takes; brokers default
 //! to 20, which would make every commit a small one.
 
+mod known;
 pub(crate) mod payload;
 pub mod probe;
 mod resume;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use rumqttc::mqttbytes::{QoS, valid_filter};
 use rumqttc::{MqttOptions, TlsConfiguration, Transport};
 
+use self::known::Known;
 use self::payload::Route;
 use super::{Device, Error, Intake, State};
 use crate::config::section::{Secret, Section};
@@ -161,13 +163,25 @@ impl Source {
         Ok(())
     }
 
+    fn client_id(&self, intake: &Intake) -> String {
+        self.client_id.clone().unwrap_or_else(|| format!("pyvorin-{}", intake.device_id))
+    }
+
     /// Keeps a connection to the broker; returns when told to stop, or when a batch was not stored.
     pub async fn run(&self, intake: &Intake) -> Result<(), Error> {
+        let client_id = self.client_id(intake);
+        let session = (client_id.as_str(), self.host.as_str(), self.port);
+        let mut known = Known::new(session, self.receive_maximum, &intake.messages.take());
+        let ended = self.keep_connected(intake, &mut known).await;
+        intake.messages.put(known.save());
+        ended
+    }
+
+    async fn keep_connected(&self, intake: &Intake, known: &mut Known) -> Result<(), Error> {
         let route = Route::new(self);
-        let mut resumed = session::Resumed::default();
         let mut failures = 0;
         loop {
-            let error = match session::run(self, intake, &route, &mut resumed, &mut failures).await {
+            let error = match session::run(self, intake, &route, known, &mut failures).await {
                 Ok(()) => return Ok(()),
                 Err(session::Error::Fatal(error)) => return Err(error),
                 Err(session::Error::Connection(message)) => message,

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use toml::de::{DeTable, DeValue};
 
-use super::{Error, Intake, Source, State, Status, read_sources};
+use super::{Error, Intake, Messages, Source, State, Status, read_sources};
 use crate::config::section::{Problems, Section};
 use crate::config::tree::{Entry, Node, Place, Table, Value};
 use crate::lifecycle::memory::Memory;
@@ -25,6 +25,7 @@ pub fn intake(batches_max: usize) -> (Intake, mpsc::Receiver<Batch>) {
         poll_interval: Duration::from_millis(10),
         once: false,
         device_id: "device".to_owned(),
+        messages: Messages::default(),
     };
     (intake, received)
 }

@@ -9,6 +9,7 @@ use super::opening::Opened;
 use super::place::Place;
 use super::salvaged;
 use super::sources::Sources;
+use crate::adapter::Messages;
 use crate::clock;
 use crate::clock::mark::{self, Mark};
 use crate::config::Config;
@@ -93,7 +94,13 @@ impl Parts {
         supervisor.spawn("pipeline", pipeline::run(stages, wiring));
         let device_id = device_id(config, &store);
         Ok(Self {
-            sources: Sources::new(batches, memory.clone(), intake, device_id),
+            sources: Sources::new(
+                batches,
+                memory.clone(),
+                intake,
+                device_id,
+                Messages::new(store.messages()),
+            ),
             store,
             store_end,
             plans,

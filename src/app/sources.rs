@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapter::{Intake, Source, State, Status};
+use crate::adapter::{Intake, Messages, Source, State, Status};
 use crate::lifecycle::memory::Memory;
 use crate::lifecycle::restart::RestartPolicy;
 use crate::lifecycle::supervisor::{Running, Supervisor};
@@ -23,6 +23,7 @@ pub struct Sources {
     memory: Memory,
     intake: CancellationToken,
     device_id: String,
+    messages: Messages,
     running: Vec<RunningSource>,
 }
 
@@ -39,8 +40,9 @@ impl Sources {
         memory: Memory,
         intake: CancellationToken,
         device_id: String,
+        messages: Messages,
     ) -> Self {
-        Self { batches, memory, intake, device_id, running: Vec::new() }
+        Self { batches, memory, intake, device_id, messages, running: Vec::new() }
     }
 
     /// Starts a source under the supervisor, which restarts it alone when it fails.
@@ -106,6 +108,7 @@ impl Sources {
             poll_interval,
             once,
             device_id: self.device_id.clone(),
+            messages: self.messages.clone(),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::config_file::config_of;
 use super::connection::{Answer, PIPE_BYTES, block_on, exchange, first_answer};
 use super::readings;
 use crate::adapter::http::{Server, converse};
-use crate::adapter::{Intake, Source, Status};
+use crate::adapter::{Intake, Messages, Source, Status};
 use crate::lifecycle::memory::Memory;
 
 pub(super) fn run(input: &[u8]) {
@@ -70,6 +70,7 @@ fn request(bytes: &[u8]) -> (Option<Answer>, Seen) {
         poll_interval: Duration::from_secs(1),
         once: false,
         device_id: "device".to_owned(),
+        messages: Messages::default(),
     };
     let server = server(&intake);
     drop(intake);

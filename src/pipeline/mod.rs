@@ -162,6 +162,7 @@ fn take_in(
         share.fit(size_bytes - bytes_before);
         staged.occupy(share);
     }
+    staged.came_in(&batch.messages);
     if let Some(receipt) = batch.receipt.take() {
         awaited = committed.accepted + committed.refused;
         staged.answer(receipt, committed);

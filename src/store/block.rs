@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::boot::BootTime;
-use super::staged::LaneText;
+use super::staged::{LaneText, Piece};
 use super::{Error, Lane, columns};
 
 /// Of the columns of readings; higher levels gain little.
@@ -82,7 +82,7 @@ pub fn lines(data: &[u8], raw_bytes: usize) -> Result<Vec<u8>, Error> {
     Codec::new()?.decompress(data, raw_bytes)
 }
 
-/// Writes `lines`, `count` items of `text`, as the block that begins at `first`; returns its compressed
+/// Writes `piece` of `text` as the block that begins at `first`; returns its compressed
 /// size in bytes.
 pub(super) fn insert(
     db: &Connection,
@@ -90,10 +90,12 @@ pub(super) fn insert(
     lane: Lane,
     first: u64,
     text: &LaneText,
-    (lines, count): (&[u8], u32),
+    piece: Piece<'_>,
     at: BootTime,
 ) -> Result<u64, Error> {
+    let Piece { lines, count, messages } = piece;
     let data = codec.compress(lines)?;
+    let messages = (!messages.is_empty()).then_some(messages);
     db.prepare_cached(sql(lane, &INSERT))
         .and_then(|mut insert| {
             insert.execute(params![
@@ -104,6 +106,7 @@ pub(super) fn insert(
                 at.boot,
                 at.millis,
                 number(lines.len() as u64),
+                messages,
                 data
             ])
         })
@@ -227,6 +230,24 @@ pub fn newest_at(db: &Connection, lane: Lane) -> Result<Option<BootTime>, Error>
         .map_err(|source| unreadable("cannot read when a block was committed", source))
 }
 
+/// When each of the newest `blocks_max` blocks was committed that came in messages, and how those are known
+/// again; the newest first.
+pub fn newest_messages(
+    db: &Connection,
+    lane: Lane,
+    blocks_max: u32,
+) -> Result<Vec<(BootTime, Vec<u8>)>, Error> {
+    let read = |row: &rusqlite::Row<'_>| {
+        // What is no bytes says nothing; its items are told to be damaged where they are read.
+        let messages: Option<Vec<u8>> = row.get(2).unwrap_or_default();
+        let at = BootTime { boot: row.get(0)?, millis: row.get(1)? };
+        Ok(messages.map(|messages| (at, messages)))
+    };
+    db.prepare_cached(sql(lane, &NEWEST_MESSAGES))
+        .and_then(|mut select| select.query_map([blocks_max], read)?.filter_map(Result::transpose).collect())
+        .map_err(|source| unreadable("cannot read which messages blocks came in", source))
+}
+
 /// Deletes the block that begins at `first`.
 pub fn delete(db: &Connection, lane: Lane, first: u64) -> Result<(), Error> {
     db.prepare_cached(sql(lane, &DELETE))
@@ -339,8 +360,8 @@ per_lane!(NAMES, "", "");
 per_lane!(
     INSERT,
     "INSERT INTO ",
-    " (first, count, time_min, time_max, boot, boot_ms, raw_bytes, data)
-       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+    " (first, count, time_min, time_max, boot, boot_ms, raw_bytes, messages, data)
+       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
 );
 // What is longer than zstd can make of BLOCK_BYTES_MAX is not even read.
 per_lane!(
@@ -378,10 +399,17 @@ per_lane!(
     CREATE,
     "CREATE TABLE ",
     " (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, time_min REAL NOT NULL, time_max REAL NOT NULL,
-       boot INTEGER NOT NULL, boot_ms INTEGER NOT NULL, raw_bytes INTEGER NOT NULL, data BLOB NOT NULL)"
+       boot INTEGER NOT NULL, boot_ms INTEGER NOT NULL, raw_bytes INTEGER NOT NULL, messages BLOB, data BLOB NOT NULL)"
 );
 per_lane!(ADD_BOOT, "ALTER TABLE ", " ADD COLUMN boot INTEGER NOT NULL DEFAULT 0");
 per_lane!(ADD_BOOT_MS, "ALTER TABLE ", " ADD COLUMN boot_ms INTEGER NOT NULL DEFAULT 0");
+per_lane!(ADD_MESSAGES, "ALTER TABLE ", " ADD COLUMN messages BLOB");
+// In front of the items in a row, so that those are not read. What is longer than any is damage.
+per_lane!(
+    NEWEST_MESSAGES,
+    "SELECT boot, boot_ms, CASE WHEN length(messages) <= 65536 THEN messages END FROM ",
+    " ORDER BY first DESC LIMIT ?1"
+);
 per_lane!(NEWEST_AT, "SELECT boot, boot_ms FROM ", " ORDER BY first DESC LIMIT 1");
 
 /// The tables, in the order of [`Lane::ALL`].
@@ -392,10 +420,15 @@ pub fn create_tables() -> [&'static str; 7] {
     CREATE
 }
 
-/// The statements that bring the tables of schema version 1 to version 2.
-pub fn add_boot_columns() -> impl Iterator<Item = &'static str> {
+/// The statements that bring the tables of schema version 1 to version 3.
+pub fn tables_from_1() -> impl Iterator<Item = &'static str> {
     let old = |statements: [&'static str; 7]| statements.into_iter().take(LANES_OF_1);
-    old(ADD_BOOT).chain(old(ADD_BOOT_MS)).chain(CREATE.into_iter().skip(LANES_OF_1))
+    old(ADD_BOOT).chain(old(ADD_BOOT_MS)).chain(old(ADD_MESSAGES)).chain(CREATE.into_iter().skip(LANES_OF_1))
+}
+
+/// The statements that bring the tables of schema version 2 to version 3.
+pub fn tables_from_2() -> [&'static str; 7] {
+    ADD_MESSAGES
 }
 
 /// Lanes of schema version 1.
@@ -417,7 +450,7 @@ mod tests {
     fn damage_of(change: &str) -> String {
         let (db, mut codec) = (database(), Codec::new().unwrap());
         let data = codec.compress(b"{}\n{}\n{}\n").unwrap();
-        db.execute("INSERT INTO block_logs VALUES (1, 3, 0, 0, 0, 0, 9, ?1)", [data]).unwrap();
+        db.execute("INSERT INTO block_logs VALUES (1, 3, 0, 0, 0, 0, 9, NULL, ?1)", [data]).unwrap();
         db.execute(&format!("UPDATE block_logs SET {change}"), []).unwrap();
         match at_or_after(&db, &mut codec, Lane::Logs, 1) {
             Ok(block) => panic!("{change}: {:?}", block.map(|block| block.lines)),
@@ -458,8 +491,11 @@ mod tests {
             [(longest, "a block is damaged: Error"), (longest + 1, "its column data holds Null")]
         {
             db.execute("DELETE FROM block_logs", []).unwrap();
-            db.execute("INSERT INTO block_logs VALUES (1, 1, 0, 0, 0, 0, 1, zeroblob(?1))", [bytes as i64])
-                .unwrap();
+            db.execute(
+                "INSERT INTO block_logs VALUES (1, 1, 0, 0, 0, 0, 1, NULL, zeroblob(?1))",
+                [bytes as i64],
+            )
+            .unwrap();
             let Err(error) = at_or_after(&db, &mut codec, Lane::Logs, 1) else { panic!("{bytes} bytes") };
             assert!(error.to_string().contains(detail), "{error}");
         }

@@ -19,6 +19,7 @@ mod imported;
 mod infer;
 pub mod inspect;
 mod measure;
+mod messages;
 mod names;
 mod open;
 mod provisional;
@@ -338,6 +339,8 @@ pub struct Store {
     clock_offset: Option<f64>,
     /// What was remembered before this start.
     recalled: Arc<BTreeMap<String, String>>,
+    /// Of the newest commits before this start.
+    messages: Arc<[u8]>,
     /// Whether gaps are reported.
     reports: Arc<AtomicBool>,
 }
@@ -425,6 +428,12 @@ impl Store {
     /// What was remembered under `key` when the store was opened.
     pub fn recalled(&self, key: &str) -> Option<&str> {
         self.recalled.get(key).map(String::as_str)
+    }
+
+    /// How sources know the messages again that the newest items came in, as of the opening: what came with
+    /// their batches, the oldest first; see [`Batch::messages`](crate::reading::Batch::messages).
+    pub fn messages(&self) -> &[u8] {
+        &self.messages
     }
 
     /// Which rows of another program's queue were taken over before.

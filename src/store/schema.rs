@@ -11,7 +11,7 @@ use super::{Error, block};
 /// Before 3.51.3 a WAL database could be corrupted by a checkpoint race (sqlite.org/wal.html).
 const SQLITE_VERSION_MIN: (i32, &str) = (3_051_003, "3.51.3");
 /// What `PRAGMA user_version` says of a database made by this agent.
-pub const VERSION: i64 = 2;
+pub const VERSION: i64 = 3;
 /// Of a page of a new database. A commit writes a few pages however little it holds, so small ones wear the flash
 /// less: 1,000 readings write 16 bytes each, and 25 with SQLite's usual 4096.
 pub const PAGE_BYTES: u32 = 2048;
@@ -81,7 +81,8 @@ pub fn open(path: &Path) -> Result<(Connection, String), Error> {
             let store_id = new_store_id(path)?;
             create(&mut db, &store_id).map_err(failed("cannot create the tables"))?;
         }
-        1 => migrate_from_1(&mut db).map_err(failed("cannot bring the tables to schema version 2"))?,
+        1 => migrate_from_1(&mut db).map_err(failed("cannot bring the tables to schema version 3"))?,
+        2 => migrate_from_2(&mut db).map_err(failed("cannot bring the tables to schema version 3"))?,
         _ => {}
     }
     let store_id = read_store_id(&db)?;
@@ -230,12 +231,22 @@ fn create(db: &mut Connection, store_id: &str) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Adds what version 1 did not have. Its blocks belong to no boot that is known: number 0.
+/// Adds what versions 2 and 3 brought. Its blocks belong to no boot that is known: number 0.
 fn migrate_from_1(db: &mut Connection) -> rusqlite::Result<()> {
     let transaction = db.transaction()?;
     transaction.execute_batch(TABLES_OF_2)?;
     transaction.execute_batch("ALTER TABLE pending ADD COLUMN backlog INTEGER NOT NULL DEFAULT 0")?;
-    for statement in block::add_boot_columns() {
+    for statement in block::tables_from_1() {
+        transaction.execute_batch(statement)?;
+    }
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
+}
+
+/// Adds what version 3 brought: how messages are known again.
+fn migrate_from_2(db: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = db.transaction()?;
+    for statement in block::tables_from_2() {
         transaction.execute_batch(statement)?;
     }
     transaction.pragma_update(None, "user_version", VERSION)?;

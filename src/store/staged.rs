@@ -18,6 +18,8 @@ pub struct Staged {
     refused: Refused,
     /// How the clock stands behind all these items, when that changed.
     pub(super) news: Option<ClockNews>,
+    /// How sources know the messages again that these items came in.
+    messages: Vec<u8>,
 }
 
 /// Items of one lane: one line of JSON each.
@@ -30,6 +32,16 @@ pub(super) struct LaneText {
     pub time_max: f64,
     /// Some items bear times that may be put right later.
     pub provisional: bool,
+    /// How sources know the messages again that items of this commit came in.
+    pub messages: Vec<u8>,
+}
+
+/// What becomes one block.
+#[derive(Debug)]
+pub(super) struct Piece<'t> {
+    pub lines: &'t [u8],
+    pub count: u32,
+    pub messages: &'t [u8],
 }
 
 impl LaneText {
@@ -45,17 +57,19 @@ impl LaneText {
         self.lines.push(b'\n');
     }
 
-    /// The lines, cut where one ends into pieces of at most `bytes_max` bytes, a longer line alone;
-    /// with the number of lines in each.
-    pub fn pieces(&self, bytes_max: usize) -> impl Iterator<Item = (&[u8], u32)> {
+    /// The lines, cut where one ends into pieces of at most `bytes_max` bytes, a longer line alone. The first
+    /// has the messages.
+    pub fn pieces(&self, bytes_max: usize) -> impl Iterator<Item = Piece<'_>> {
         let mut rest = self.lines.as_slice();
         let mut rest_count = self.count;
+        let mut messages = self.messages.as_slice();
         std::iter::from_fn(move || {
             if rest.is_empty() {
                 return None;
             }
+            let messages = std::mem::take(&mut messages);
             if rest.len() <= bytes_max {
-                return Some((std::mem::take(&mut rest), rest_count));
+                return Some(Piece { lines: std::mem::take(&mut rest), count: rest_count, messages });
             }
             let is_break = |byte: &u8| *byte == b'\n';
             let last = rest[..bytes_max].iter().rposition(is_break);
@@ -64,7 +78,7 @@ impl LaneText {
             let lines = piece.iter().filter(|byte| is_break(byte)).count();
             let count = u32::try_from(lines).expect("no more than there are items");
             (rest, rest_count) = (behind, rest_count - count);
-            Some((piece, count))
+            Some(Piece { lines: piece, count, messages })
         })
     }
 }
@@ -97,6 +111,12 @@ impl Staged {
             Some(ours) => ours.join(share),
             None => self.share = Some(share),
         }
+    }
+
+    /// Keeps, in the same commit, how a source knows the messages again that items came in; see
+    /// [`Batch::messages`](crate::reading::Batch::messages).
+    pub fn came_in(&mut self, messages: &[u8]) {
+        self.messages.extend_from_slice(messages);
     }
 
     /// Notes, in the same commit, that the row of another program's queue named `digest` is taken over.
@@ -153,6 +173,7 @@ impl Staged {
             ours.time_max = ours.time_max.max(theirs.time_max);
             ours.count += theirs.count;
             ours.provisional |= theirs.provisional;
+            ours.messages.extend_from_slice(&theirs.messages);
             ours.lines.extend_from_slice(&theirs.lines);
         }
         self.receipts.extend(other.receipts);
@@ -160,8 +181,18 @@ impl Staged {
             self.occupy(share);
         }
         self.imported.extend(other.imported);
+        self.messages.extend_from_slice(&other.messages);
         self.news = other.news.or(self.news);
         self.refused.absorb(other.refused);
+    }
+
+    /// Has the messages stored with the first items. Those without any item are known to nobody: they would be
+    /// refused again.
+    pub(super) fn place_messages(&mut self) {
+        let messages = std::mem::take(&mut self.messages);
+        if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.count > 0) {
+            lane.messages.extend_from_slice(&messages);
+        }
     }
 
     /// What was refused; nothing stays.
@@ -210,13 +241,17 @@ mod tests {
         for length in [3, 0, 9, 1, 4, 4, 30, 2] {
             staged.push(Lane::Logs, 1.0, |out| out.resize(out.len() + length, b'x'));
         }
+        staged.came_in(b"m");
+        staged.place_messages();
         let text = &staged.lanes[Lane::Logs.index()];
         for bytes_max in 1..80 {
             let pieces: Vec<_> = text.pieces(bytes_max).collect();
-            let whole: Vec<u8> = pieces.iter().flat_map(|(lines, _)| lines.iter().copied()).collect();
+            let whole: Vec<u8> = pieces.iter().flat_map(|piece| piece.lines.iter().copied()).collect();
             assert_eq!(whole, text.lines, "{bytes_max}");
-            assert_eq!(pieces.iter().map(|(_, count)| count).sum::<u32>(), 8);
-            for (lines, count) in pieces {
+            assert_eq!(pieces.iter().map(|piece| piece.count).sum::<u32>(), 8);
+            assert_eq!(pieces[0].messages, b"m");
+            assert!(pieces[1..].iter().all(|piece| piece.messages.is_empty()));
+            for Piece { lines, count, .. } in pieces {
                 assert!(lines.ends_with(b"\n") && (lines.len() <= bytes_max || count == 1));
                 assert_eq!(lines.split(|byte| *byte == b'\n').count() - 1, count as usize);
             }

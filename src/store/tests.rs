@@ -404,6 +404,25 @@ async fn what_is_remembered_is_recalled_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_store_of_schema_version_2_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = Opened::at(dir.path());
+    opened.append(Lane::Telemetry, ["1".to_owned()]).await;
+    opened.close().await;
+    #[expect(clippy::disallowed_methods, reason = "a database of an older agent")]
+    let db = rusqlite::Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
+    for lane in Lane::ALL {
+        db.execute_batch(&format!("ALTER TABLE {} DROP COLUMN messages", lane.table())).unwrap();
+    }
+    db.pragma_update(None, "user_version", 2).unwrap();
+    drop(db);
+    let opened = Opened::at(dir.path());
+    opened.append(Lane::Telemetry, ["2".to_owned()]).await;
+    assert_eq!(opened.next().await.unwrap().items, b"1,2");
+    opened.close().await;
+}
+
+#[tokio::test]
 async fn a_store_of_schema_version_1_is_taken_over_whole() {
     let dir = tempfile::tempdir().unwrap();
     #[expect(clippy::disallowed_methods, reason = "a database of an older agent")]

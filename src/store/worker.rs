@@ -23,6 +23,7 @@ use super::boot::{self, Boot};
 use super::budget::{self, Allowance};
 use super::gap::{self, Reason};
 use super::measure::Measure;
+use super::messages;
 use super::open::{self, Opened};
 use super::provisional::Spans;
 use super::quarantine::Gone;
@@ -94,7 +95,7 @@ pub fn open_watched(
     alive: &Alive,
 ) -> Result<(Store, oneshot::Receiver<Result<(), Error>>), Error> {
     let parts = (settings, progress, clocks);
-    let (worker, clock_offset, recalled) = match assemble(parts.clone(), alive) {
+    let (worker, recalled) = match assemble(parts.clone(), alive) {
         // After a stop in order only the queue is looked at before; everything else is read for the first
         // time here.
         Err(error) if error.is_damage() => {
@@ -112,13 +113,20 @@ pub fn open_watched(
     let (counters, pending) = (worker.counters.clone(), worker.pending.subscribe());
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let end = spawn(worker, receiver)?;
-    Ok((Store { commands, pending, counters, id, clock_offset, recalled, reports }, end))
+    let Recalled { clock_offset, facts, messages } = recalled;
+    Ok((Store { commands, pending, counters, id, clock_offset, recalled: facts, messages, reports }, end))
 }
 
-type Assembled = (Worker, Option<f64>, Arc<BTreeMap<String, String>>);
+type Assembled = (Worker, Recalled);
 
-/// Opens the database and reads what the thread keeps in memory. Returns that with the offset of the clock
-/// that this boot is known to have, and with what is remembered.
+/// What the database knew when it was opened.
+struct Recalled {
+    clock_offset: Option<f64>,
+    facts: Arc<BTreeMap<String, String>>,
+    messages: Arc<[u8]>,
+}
+
+/// Opens the database and reads what the thread keeps in memory, and what others will ask for.
 fn assemble(
     (settings, progress, clocks): (Settings, Arc<Progress>, Arc<dyn Clocks>),
     alive: &Alive,
@@ -134,7 +142,8 @@ fn assemble(
     db.execute_batch("COMMIT").map_err(failed)?;
     let corrections = boot::corrections(&db)?;
     let clock_offset = corrections.get(&boot.number).map(|correction| correction.offset);
-    let recalled = Arc::new(read_facts(&db)?);
+    let facts = Arc::new(read_facts(&db)?);
+    let messages = messages::recall(&db)?.into();
     let audit_hash = last_audit_hash(&db)?;
     let counters = Arc::new(Counters::default());
     counters.set_salvage(salvage);
@@ -175,7 +184,7 @@ fn assemble(
     worker.counters.dead_letters.store(count_dead_letters(&worker.db)?, Relaxed);
     worker.publish()?;
     worker.begin_measuring()?;
-    Ok((worker, clock_offset, recalled))
+    Ok((worker, Recalled { clock_offset, facts, messages }))
 }
 
 fn spawn(
@@ -458,6 +467,7 @@ impl Worker {
                 self.refused_are_noted();
             }
         }
+        group.staged.place_messages();
         for lane in Lane::ALL {
             self.append(lane, group)?;
         }

@@ -2,6 +2,7 @@
 
 mod outages;
 mod readings;
+mod relay;
 mod trust;
 
 use crate::harness::broker::Broker;

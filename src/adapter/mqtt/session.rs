@@ -4,7 +4,7 @@
 //! the store says so. Each connection has a client of its own, so that an acknowledgement can never
 //! reach a later connection, where its packet identifier may mean another message.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::super::{Intake, Place, State};
 use super::Source;
+use super::known::{Key, Known};
 use super::payload::{NotConfigured, Route};
 use super::resume::{EmptySession, OUTGOING_MAX};
 use super::socket::GatheringStream;
@@ -31,7 +32,7 @@ const REQUESTS_PER_WRITE_MAX: usize = 256;
 const REQUESTS_MAX: usize = 1024;
 /// For TCP and TLS and CONNACK together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// At the end: for commits under way and their acknowledgements.
+/// At the end of a connection: for commits under way and their acknowledgements.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Of one connection, for topics that are not configured any more.
@@ -49,17 +50,10 @@ pub enum Error {
     Fatal(super::Error),
 }
 
-/// What must outlive a connection, as long as the broker keeps the session.
-#[derive(Default)]
-pub struct Resumed {
-    /// Packet identifiers of QoS 2 messages that are stored and whose handshake is not complete: sent
-    /// again, they are acknowledged and not stored again.
-    stored_qos2: HashSet<u16>,
-}
-
 /// Messages that wait for one commit.
 struct InFlight {
     acks: Vec<ManualAck>,
+    keys: Vec<Key>,
     receipt: oneshot::Receiver<Committed>,
 }
 
@@ -67,11 +61,14 @@ struct Session<'s> {
     source: &'s Source,
     intake: &'s Intake,
     route: &'s Route<'s>,
-    resumed: &'s mut Resumed,
+    /// Outlives the connection, as long as the broker keeps the session.
+    known: &'s mut Known,
     client: AsyncClient,
     batch: Batch,
     /// Of the messages in `batch`.
     acks: Vec<ManualAck>,
+    /// Of those of them that are not stored yet.
+    keys: Vec<Key>,
     in_flight: VecDeque<InFlight>,
     /// Of committed messages, waiting for room in the client's queue.
     ready: VecDeque<ManualAck>,
@@ -88,7 +85,7 @@ pub async fn run(
     source: &Source,
     intake: &Intake,
     route: &Route<'_>,
-    resumed: &mut Resumed,
+    known: &mut Known,
     failures: &mut u32,
 ) -> Result<(), Error> {
     let (client, mut event_loop) = connect(source, intake)?;
@@ -96,10 +93,11 @@ pub async fn run(
         source,
         intake,
         route,
-        resumed,
+        known,
         client,
         batch: Batch::default(),
         acks: Vec::new(),
+        keys: Vec::new(),
         in_flight: VecDeque::new(),
         ready: VecDeque::new(),
         unacknowledged: 0,
@@ -133,7 +131,10 @@ pub async fn run(
             }
             Some(Ok(Event::Incoming(packet))) => session.receive(packet),
             Some(Ok(_)) => {}
-            Some(Err(error)) => return Err(Error::Connection(error.to_string())),
+            Some(Err(error)) => {
+                timeout(FAREWELL_TIMEOUT, session.settle()).await.unwrap_or(Ok(()))?;
+                return Err(Error::Connection(error.to_string()));
+            }
             None => break,
         }
     }
@@ -146,7 +147,7 @@ impl Session<'_> {
         self.connected = true;
         self.subscribe()?;
         if !connack.session_present {
-            self.resumed.stored_qos2.clear();
+            self.known.forget();
         }
         self.intake.status.set(State::Connected);
         tracing::info!(
@@ -172,9 +173,7 @@ impl Session<'_> {
     fn receive(&mut self, packet: Packet) {
         match packet {
             Packet::Publish(publish) => self.take_in(&publish),
-            Packet::PubRel(release) => {
-                self.resumed.stored_qos2.remove(&release.pkid);
-            }
+            Packet::PubRel(release) => self.known.released(release.pkid),
             Packet::SubAck(suback) => {
                 self.check_subscriptions(&suback);
                 self.unsubscribing.may_ask = true;
@@ -185,24 +184,19 @@ impl Session<'_> {
     }
 
     fn take_in(&mut self, publish: &Publish) {
-        let stored = publish.qos == QoS::ExactlyOnce && !self.is_new(publish);
-        if !stored {
+        if publish.qos == QoS::AtMostOnce {
             self.read(publish);
+            return;
+        }
+        let key = Key::of(publish);
+        if !self.known.holds(publish, key, publish.qos == QoS::ExactlyOnce) {
+            self.read(publish);
+            self.keys.push(key);
         }
         if let Some(ack) = self.client.prepare_ack(publish) {
             self.unacknowledged += 1;
             self.acks.push(ack);
         }
-    }
-
-    /// Whether a QoS 2 message is not stored yet. Its identifier may be known from an earlier one whose
-    /// release went unseen, as it came just before the connection broke; but what is sent for the first
-    /// time is not marked as a duplicate (MQTT 5, 3.3.1.1).
-    fn is_new(&mut self, publish: &Publish) -> bool {
-        if !publish.dup {
-            self.resumed.stored_qos2.remove(&publish.pkid);
-        }
-        !self.resumed.stored_qos2.contains(&publish.pkid)
     }
 
     /// Messages can be without any reading, such as an empty array or one of a topic that is not
@@ -246,7 +240,9 @@ impl Session<'_> {
         if !self.acks.is_empty() {
             let (sender, receipt) = oneshot::channel();
             batch.receipt = Some(sender);
-            self.in_flight.push_back(InFlight { acks: std::mem::take(&mut self.acks), receipt });
+            let keys = std::mem::take(&mut self.keys);
+            batch.messages = self.known.list(&keys);
+            self.in_flight.push_back(InFlight { acks: std::mem::take(&mut self.acks), keys, receipt });
         }
         // Half the window is used up: acknowledge it while the other half keeps coming.
         let half_used = self.unacknowledged * 2 >= usize::from(self.source.receive_maximum);
@@ -255,18 +251,14 @@ impl Session<'_> {
         place.put(batch);
     }
 
-    fn acknowledge(&mut self, committed: Option<Vec<ManualAck>>) -> Result<(), Error> {
-        let acks = committed.ok_or_else(|| {
+    fn acknowledge(&mut self, committed: Option<InFlight>) -> Result<(), Error> {
+        let committed = committed.ok_or_else(|| {
             // Not acknowledged: the broker sends it again with the next connection.
             Error::Fatal(super::Error::Failed("a batch was not stored".to_owned()))
         })?;
-        self.unacknowledged -= acks.len();
-        for ack in &acks {
-            if let ManualAck::PubRec(received) = ack {
-                self.resumed.stored_qos2.insert(received.pkid);
-            }
-        }
-        self.ready.extend(acks);
+        self.unacknowledged -= committed.acks.len();
+        committed.keys.into_iter().for_each(|key| self.known.learn(key));
+        self.ready.extend(committed.acks);
         self.send_ready();
         Ok(())
     }
@@ -291,8 +283,8 @@ impl Session<'_> {
         }
     }
 
-    /// Hands over what was read, waits for its commit, acknowledges it and says goodbye.
-    async fn farewell(&mut self, event_loop: &mut EventLoop) -> Result<(), Error> {
+    /// Hands over what was read and waits for its commit.
+    async fn settle(&mut self) -> Result<(), Error> {
         // Even an empty one, if commits are under way: nothing follows that could share them.
         if self.has_something() || !self.in_flight.is_empty() {
             let place = self.intake.place().await;
@@ -303,6 +295,12 @@ impl Session<'_> {
             let committed = receipt(&mut self.in_flight).await;
             self.acknowledge(committed)?;
         }
+        Ok(())
+    }
+
+    /// Settles, acknowledges and says goodbye.
+    async fn farewell(&mut self, event_loop: &mut EventLoop) -> Result<(), Error> {
+        self.settle().await?;
         let has_read = !self.connected || self.has_read_all(event_loop).await;
         if has_read && self.client.disconnect().await.is_ok() {
             while event_loop.poll().await.is_ok() {}
@@ -361,18 +359,17 @@ fn filters_of(name: &str) -> Vec<String> {
     filters
 }
 
-/// The acknowledgements of the oldest batch under way, once it is committed; `None` when it will not
+/// The oldest batch under way, once it is committed; `None` when it will not
 /// be. Never resolves while none is under way.
-async fn receipt(in_flight: &mut VecDeque<InFlight>) -> Option<Vec<ManualAck>> {
+async fn receipt(in_flight: &mut VecDeque<InFlight>) -> Option<InFlight> {
     let Some(oldest) = in_flight.front_mut() else { return std::future::pending().await };
     let committed = (&mut oldest.receipt).await.is_ok();
     let oldest = in_flight.pop_front().expect("it was there a moment ago");
-    committed.then_some(oldest.acks)
+    committed.then_some(oldest)
 }
 
 fn connect(source: &Source, intake: &Intake) -> Result<(AsyncClient, EventLoop), Error> {
-    let client_id = source.client_id.clone().unwrap_or_else(|| format!("pyvorin-{}", intake.device_id));
-    let mut options = MqttOptions::new(client_id, (source.host.as_str(), source.port));
+    let mut options = MqttOptions::new(source.client_id(intake), (source.host.as_str(), source.port));
     let session_expiry_seconds = u32::try_from(source.session_expiry.as_secs()).unwrap_or(u32::MAX);
     options
         .set_keep_alive(u16::try_from(source.keep_alive.as_secs()).unwrap_or(u16::MAX))

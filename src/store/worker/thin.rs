@@ -144,10 +144,11 @@ impl Worker {
         }
         for piece in text.pieces(self.hold.block_bytes_max) {
             let first = self.queue.next_sequence(lane);
+            let count = piece.count;
             let bytes = block::insert(&self.db, &mut self.codec, lane, first, text, piece, at)?;
-            self.queue.appended(lane, piece.1, since_boot);
+            self.queue.appended(lane, count, since_boot);
             self.counters.commit_bytes.fetch_add(bytes, Relaxed);
-            self.measure.wrote(lane, bytes, piece.1);
+            self.measure.wrote(lane, bytes, count);
         }
         Ok(())
     }
