@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::lifecycle::supervisor::Supervisor;
 use crate::lifecycle::watchdog::Progress;
 use crate::pipeline::rule::Rules;
+use crate::pipeline::selection::Selection;
 use crate::pipeline::window::{Room, Windows};
 use crate::pipeline::{self, Counters, Plan, Stages};
 use crate::privacy::{self, Firewall};
@@ -71,6 +72,7 @@ impl Parts {
             firewall,
             rules: plan.rules.remembering(bounds.cooldowns, bounds.rule_state_bytes),
             windows: plan.windows.within(room),
+            selection: plan.selection.remembering(bounds.cooldowns),
             deliver: plan.deliver,
         };
         store.audit(policy_loaded(&config.privacy, &config.clock)).await?;
@@ -121,6 +123,7 @@ pub fn plan(config: &Config) -> anyhow::Result<Plan> {
     Ok(Plan {
         rules: Rules::new(&config.rules)?,
         windows: Windows::new(&config.windows),
+        selection: Selection::new(&config.delivery),
         privacy: config.privacy.clone(),
         deliver: config.cloud.enabled,
     })

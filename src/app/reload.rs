@@ -114,6 +114,7 @@ impl Reloader {
             sources_stopped = changes.sources_stopped.len(),
             rules_changed = changes.rules_changed,
             windows_changed = changes.windows_changed,
+            delivery_changed = changes.delivery_changed,
             privacy_changed = changes.privacy_changed,
             cloud_changed = changes.cloud_changed,
             "reloaded"

@@ -16,6 +16,10 @@ use serde_json::value::RawValue;
 pub const KEY: &str = "_clock";
 /// What a source sends under [`KEY`] stands under this one: it may be an agent itself.
 pub const SOURCE_KEY: &str = "_source_clock";
+/// Also reserved: how many readings a deadband held back before this one.
+pub const SUPPRESSED_KEY: &str = "_suppressed";
+/// As [`SOURCE_KEY`] is for [`KEY`].
+const SOURCE_SUPPRESSED_KEY: &str = "_source_suppressed";
 
 /// A stamp that is provisional.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,25 +77,30 @@ pub fn with_mark(metadata: &impl Serialize, mark: Option<Mark<'_>>) -> Box<RawVa
     RawValue::from_string(text).expect("it was just encoded")
 }
 
-/// The metadata of a source with [`KEY`], should it have that, renamed to [`SOURCE_KEY`]: what a source
-/// says of our clock is not believed, and not lost either.
+/// The metadata of a source with reserved keys, should it have any, renamed: what a source says under [`KEY`] and
+/// [`SUPPRESSED_KEY`] is not believed of us, and not lost either.
 pub fn disarm(metadata: &str) -> Cow<'_, str> {
     // A key may hide behind escapes.
-    if !metadata.contains(KEY) && !metadata.contains('\\') {
+    if !metadata.contains(KEY) && !metadata.contains(SUPPRESSED_KEY) && !metadata.contains('\\') {
         return Cow::Borrowed(metadata);
     }
     let Ok(mut members) = serde_json::from_str::<Members<'_>>(metadata) else {
         return Cow::Borrowed(metadata);
     };
-    if !members.0.iter().any(|(key, _)| key == KEY) {
+    let renamed = |key: &str| match key {
+        KEY => Some(SOURCE_KEY),
+        SUPPRESSED_KEY => Some(SOURCE_SUPPRESSED_KEY),
+        _ => None,
+    };
+    if !members.0.iter().any(|(key, _)| renamed(key).is_some()) {
         return Cow::Borrowed(metadata);
     }
     for (key, _) in &mut members.0 {
-        if key == KEY {
-            *key = Cow::Borrowed(SOURCE_KEY);
+        if let Some(name) = renamed(key) {
+            *key = Cow::Borrowed(name);
         }
     }
-    let mut out = Vec::with_capacity(metadata.len() + SOURCE_KEY.len());
+    let mut out = Vec::with_capacity(metadata.len() + SOURCE_SUPPRESSED_KEY.len());
     object(&mut out, &members, |out, _, value| out.extend_from_slice(value.get().as_bytes()));
     Cow::Owned(String::from_utf8(out).expect("JSON text is UTF-8"))
 }

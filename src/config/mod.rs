@@ -1,6 +1,7 @@
 //! The configuration: every value here is usable.
 
 mod cloud;
+mod delivery;
 mod diff;
 mod files;
 mod firewall;
@@ -28,7 +29,7 @@ use std::time::Duration;
 
 use crate::adapter::Source;
 use crate::clock;
-use crate::pipeline::{rule, window};
+use crate::pipeline::{rule, selection, window};
 use crate::{health, logging, privacy, store, upload};
 
 /// All of it, checked.
@@ -45,6 +46,8 @@ pub struct Config {
     pub sources: Vec<Source>,
     pub windows: Vec<window::Settings>,
     pub rules: Vec<rule::Settings>,
+    /// `policies.delivery`.
+    pub delivery: Vec<selection::Settings>,
     pub cloud: upload::Settings,
     pub privacy: privacy::Settings,
     pub store: store::Settings,

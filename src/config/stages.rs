@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::Config;
 use super::cloud::cloud;
+use super::delivery::delivery;
 use super::firewall::privacy;
 use super::problem::Problems;
-use super::rules::{named_tables, rules, windows};
+use super::rules::{rules, windows};
 use super::section::Section;
 use super::tree::Node;
 use crate::logging::{Format, Level};
@@ -24,8 +25,6 @@ pub fn read(root: &Node, state_dir: PathBuf, problems: &Problems, notes: &mut Ve
     let (store, wear) = store(&mut root, given(agent.string("state_dir")).map_or(state_dir, PathBuf::from));
     let poll_interval = sensors.seconds("poll_interval_seconds", 5.0, 0.05..=86_400.0);
     let (devices, sources) = sources(&mut root, &mut sensors, problems);
-    // The section is documented, but no key of it is; a file that has it empty stays good.
-    drop(named_tables(&mut root, "policies"));
     let windows = windows(&mut root);
     Config {
         device_id,
@@ -35,6 +34,7 @@ pub fn read(root: &Node, state_dir: PathBuf, problems: &Problems, notes: &mut Ve
         sources,
         rules: rules(&mut root, &windows),
         windows,
+        delivery: delivery(&mut root),
         cloud: cloud(&mut root, notes),
         privacy: privacy(&mut root),
         store,

@@ -100,6 +100,7 @@ fn stages() -> Stages {
             firewall: Firewall::new(&config.privacy, HashKey::new(&[7; 32])),
             rules: Rules::new(&config.rules).expect("they compile"),
             windows: Windows::new(&config.windows),
+            selection: crate::pipeline::selection::Selection::new(&[]),
             deliver: true,
         }
     })

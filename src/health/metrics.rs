@@ -47,6 +47,11 @@ fn pipeline(page: &mut Page, view: &View) {
         .put_atomic(&pipeline.readings_processed);
     page.counter("events_triggered_total", "Events that rules emitted.")
         .put_atomic(&pipeline.events_triggered);
+    page.counter(
+        "readings_suppressed_total",
+        "Readings that were not let through to delivery; they are stored.",
+    )
+    .put_atomic(&pipeline.readings_suppressed);
     page.counter("windows_emitted_total", "Window results that were emitted.")
         .put_atomic(&pipeline.windows_emitted);
     page.counter("rule_errors_total", "Evaluations of a rule that ended in an error.")

@@ -16,6 +16,8 @@ pub struct Counters {
     pub events_triggered: AtomicU64,
     /// Window results that were emitted.
     pub windows_emitted: AtomicU64,
+    /// Readings that the selection for delivery held back; they are stored.
+    pub readings_suppressed: AtomicU64,
     /// Evaluations of a rule that ended in an error.
     pub rule_errors: AtomicU64,
     /// Sensors of which rules forgot what they remembered, for want of room.

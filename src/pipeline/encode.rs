@@ -1,5 +1,7 @@
 //! The documented JSON of readings, events and window results, as it is stored and sent.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use super::window::WindowResult;
@@ -83,6 +85,16 @@ pub fn window_metadata(result: &WindowResult<'_>) -> String {
         count: result.count,
     };
     serde_json::to_string(&metadata).expect("strings and numbers always encode")
+}
+
+/// `metadata` saying how many readings of its sensor a deadband held back before this one, if any.
+pub fn with_suppressed(metadata: &str, suppressed: u32) -> Cow<'_, str> {
+    if suppressed == 0 {
+        return Cow::Borrowed(metadata);
+    }
+    let open = metadata.trim_ascii_end().strip_suffix('}').unwrap_or("{").trim_ascii_end();
+    let comma = if open.len() > 1 { "," } else { "" };
+    Cow::Owned(format!("{open}{comma}\"{}\":{suppressed}}}", mark::SUPPRESSED_KEY))
 }
 
 /// The metadata text of the event of a sensor that has been silent for `seconds`.

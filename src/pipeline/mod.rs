@@ -6,6 +6,7 @@ pub mod encode;
 pub mod expr;
 mod gather;
 pub mod rule;
+pub mod selection;
 mod stages;
 mod timekeeper;
 pub(crate) mod validate;

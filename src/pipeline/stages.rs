@@ -9,6 +9,7 @@ use crate::store::{Lane, Staged};
 
 use super::expr::WindowValues;
 use super::rule::{Fired, Rule, Rules, Silent};
+use super::selection::{Selected, Selection};
 use super::window::{WindowResult, Windows};
 use super::{Counters, Standing, encode, validate};
 
@@ -17,6 +18,7 @@ pub struct Stages {
     pub firewall: Firewall,
     pub rules: Rules,
     pub windows: Windows,
+    pub selection: Selection,
     /// Whether anything leaves the device; without it everything goes to the local lane, and stays
     /// there when delivery is enabled later.
     pub deliver: bool,
@@ -26,6 +28,7 @@ pub struct Stages {
 pub struct Plan {
     pub rules: Rules,
     pub windows: Windows,
+    pub selection: Selection,
     pub privacy: privacy::Settings,
     pub deliver: bool,
 }
@@ -38,6 +41,7 @@ impl Stages {
         self.rules.carry_over(rules);
         let windows = std::mem::replace(&mut self.windows, plan.windows);
         self.windows.carry_over(windows);
+        self.selection.reload(plan.selection);
         self.deliver = plan.deliver;
     }
 
@@ -46,11 +50,13 @@ impl Stages {
     pub fn clock_moved(&mut self, moved: f64) {
         self.windows.clock_moved(moved);
         self.rules.clock_moved(moved);
+        self.selection.clock_moved(moved);
     }
 
     /// Drops what is made anew when it is needed.
     pub fn shed(&mut self) {
         self.firewall.shed();
+        self.selection.shed();
     }
 
     /// Takes every reading of `batch` through the stages and stages what comes out. The agent's own
@@ -112,13 +118,15 @@ impl Stages {
     /// Emits the windows that ended, by the wall clock, without a reading to say so, and the events of sensors
     /// that went silent.
     pub fn tick(&mut self, standing: &Standing<'_>, staged: &mut Staged, counters: &Counters) {
-        let Self { firewall, rules, windows, deliver } = self;
-        let mut results = Results { firewall, rules, deliver: *deliver, standing, staged, counters };
+        let Self { firewall, rules, windows, selection, deliver } = self;
+        let mut results =
+            Results { firewall, rules, selection, deliver: *deliver, standing, staged, counters };
         if !windows.is_empty() {
             windows.flush(standing.now, &mut |result| results.emit(&result));
         }
         rules.silences(standing.now - standing.offset, standing.now, &mut |silent| {
-            emit_silence(firewall, *deliver, &silent, standing, staged, counters);
+            let deliver = *deliver && selection.of(silent.reading.sensor_name).events;
+            emit_silence(firewall, deliver, &silent, standing, staged, counters);
         });
     }
 
@@ -130,21 +138,24 @@ impl Stages {
         staged: &mut Staged,
         counters: &Counters,
     ) -> bool {
-        let Self { firewall, rules, windows, deliver } = self;
+        let Self { firewall, rules, windows, selection, deliver } = self;
         let deliver = *deliver;
         let has_windows = !windows.is_empty();
         // What is not plain to everybody is not mixed into a window over all sensors either.
         let pooled = has_windows && firewall.sensor_action(reading.sensor_name) == Action::Allow;
         let Verdict::Keep { outbound, local } = firewall.judge(reading) else { return false };
-        let mut out = Out { staged, deliver, mark };
-        out.stage(outbound, local);
+        let selected = if deliver { selection.reading(reading, stamped) } else { Selected::ALL };
+        counters.readings_suppressed.fetch_add(u64::from(!selected.reading), Relaxed);
+        let mut out = Out { staged, deliver: deliver && selected.reading, mark };
+        out.stage(outbound, local, selected.suppressed);
+        out.deliver = deliver && selected.events;
         let since_boot = standing.now - standing.offset;
         rules.evaluate(reading, stamped, since_boot, &mut |fired: Fired<'_>| {
             counters.events_triggered.fetch_add(1, Relaxed);
             out.stage_event(About::reading(fired.rule, reading.timestamp, mark), outbound, local);
         });
         if has_windows {
-            let mut results = Results { firewall, rules, deliver, standing, staged, counters };
+            let mut results = Results { firewall, rules, selection, deliver, standing, staged, counters };
             windows.add(reading, pooled, stamped, &mut |result| results.emit(&result));
         }
         true
@@ -186,12 +197,16 @@ struct Out<'a> {
 
 impl Out<'_> {
     /// Puts what may leave into the lane of telemetry, and what may not, or differs, into the local one.
-    fn stage(&mut self, outbound: Option<Reading<'_>>, local: Option<Reading<'_>>) {
+    ///
+    /// What leaves says how many readings of its sensor a deadband held back before it.
+    fn stage(&mut self, outbound: Option<Reading<'_>>, local: Option<Reading<'_>>, suppressed: u32) {
         // Without delivery one copy is enough: the fuller one.
         let outbound = if self.deliver || local.is_none() { outbound } else { None };
         let mark = self.mark;
         if let Some(reading) = outbound {
             let lane = if self.deliver { Lane::Telemetry } else { Lane::Local };
+            let metadata = encode::with_suppressed(reading.metadata, suppressed);
+            let reading = Reading { metadata: &metadata, ..reading };
             self.push(lane, reading.timestamp, |out| encode::reading(out, reading, mark));
         }
         if let Some(reading) = local {
@@ -239,6 +254,7 @@ impl Out<'_> {
 struct Results<'a, 's> {
     firewall: &'a mut Firewall,
     rules: &'a mut Rules,
+    selection: &'a mut Selection,
     deliver: bool,
     standing: &'a Standing<'s>,
     staged: &'a mut Staged,
@@ -248,7 +264,7 @@ struct Results<'a, 's> {
 impl Results<'_, '_> {
     /// A window's result travels as a reading of its sensor, so that the sensor's privacy holds for it.
     fn emit(&mut self, result: &WindowResult<'_>) {
-        let Self { firewall, rules, deliver, standing, staged, counters } = self;
+        let Self { firewall, rules, selection, deliver, standing, staged, counters } = self;
         let metadata = encode::window_metadata(result);
         let reading = Reading {
             sensor_name: result.sensor_name,
@@ -261,8 +277,10 @@ impl Results<'_, '_> {
         let Verdict::Keep { outbound, local } = firewall.judge(reading) else { return };
         // The end of a span of the agent's own time stands as far from the wall clock as that does.
         let mark = if result.stamped { standing.mark(result.end - standing.offset) } else { None };
-        let mut out = Out { staged, deliver: *deliver, mark };
-        out.stage(outbound, local);
+        let selected = selection.of(result.sensor_name);
+        let mut out = Out { staged, deliver: *deliver && selected.windows, mark };
+        out.stage(outbound, local, 0);
+        out.deliver = *deliver && selected.events;
         rules.evaluate_result(&result.window.name, values(result), reading, result.stamped, &mut |fired| {
             counters.events_triggered.fetch_add(1, Relaxed);
             out.stage_event(About::reading(fired.rule, reading.timestamp, mark), outbound, local);
@@ -319,6 +337,7 @@ mod tests {
             firewall: Firewall::new(&settings, HashKey::new(&[7; 32])),
             rules: Rules::new(&[]).unwrap(),
             windows: Windows::new(&[]),
+            selection: Selection::new(&[]),
             deliver: true,
         };
         let mut batch = Batch::default();
@@ -360,6 +379,7 @@ mod tests {
             firewall: Firewall::new(&settings, HashKey::new(&[7; 32])),
             rules: Rules::new(&[silent]).unwrap(),
             windows: Windows::new(&[]),
+            selection: Selection::new(&[]),
             deliver: true,
         };
         let metadata = r#"{"operator":"ann","gps":[1,2],"line":"a"}"#;

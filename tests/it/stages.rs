@@ -124,6 +124,52 @@ async fn nothing_that_privacy_forbids_leaves_the_device() {
 }
 
 #[tokio::test]
+async fn what_is_sent_of_a_sensor_is_chosen_and_the_rest_stays_on_the_device() {
+    let (cloud, door) = (Cloud::start().await, Door::new());
+    let choice = "[[policies.delivery]]\nsensor = 'boiler'\ndeadband = 0.5\nheartbeat_seconds = 60\n\
+                  [[policies.delivery]]\nsensor = 'pump*'\nsend = ['windows']\n\
+                  [windows.minute]\nsensor_name = 'pump*'\nduration_seconds = 60\naggregation = 'max'\n";
+    let configuration = format!("{}{RULES}{choice}{}{EAGER_STORE}", door.section(), cloud.section());
+    let home = Home::new(&configuration);
+    let daemon = home.start().await;
+    door.open(&daemon).await;
+    let start = 1_717_156_800;
+    let reading = |sensor: &str, after: u32, value: f64, metadata: Value| json!({"sensor_name": sensor, "timestamp": f64::from(start + after), "value": value, "unit": "C", "metadata": metadata});
+    let sent = [
+        reading("boiler", 0, 20.0, json!({"_suppressed": 99})),
+        reading("boiler", 10, 20.4, json!({})),
+        reading("boiler", 20, 19.6, json!({})),
+        reading("boiler", 30, 21.0, json!({"line": "a"})),
+        reading("pump 1", 31, 90.0, json!({"odd": true})),
+        reading("boiler", 40, 21.0, json!({})),
+        reading("boiler", 90, 21.0, json!({})),
+        reading("pump 1", 91, 3.0, json!({})),
+        reading("other", 92, 1.0, json!({})),
+    ];
+    assert_eq!(door.post(&json!(sent).to_string()).await.0, 200);
+    let items = cloud.until_items(5).await;
+    let (windows, readings): (Vec<_>, Vec<_>) =
+        items.into_iter().partition(|item| item["metadata"]["window"] == "minute");
+    assert_eq!(
+        json!(readings),
+        json!([
+            reading("boiler", 0, 20.0, json!({"_source_suppressed": 99})),
+            reading("boiler", 30, 21.0, json!({"line": "a", "_suppressed": 2})),
+            reading("boiler", 90, 21.0, json!({"_suppressed": 1})),
+            reading("other", 92, 1.0, json!({})),
+        ])
+    );
+    assert_eq!((windows.len(), &windows[0]["value"]), (1, &json!(90.0)));
+    let health = daemon.health().await;
+    assert_eq!(health["agent"]["readings_suppressed"], 5);
+    assert_eq!(health["agent"]["events_triggered"], 2);
+    daemon.stop().await;
+    let stored = stored::items(&home.state_dir(), &["block_local"]);
+    let sensors: Vec<_> = stored.iter().map(|item| item["sensor_name"].as_str().unwrap_or("event")).collect();
+    assert_eq!(sensors, ["boiler", "boiler", "pump 1", "event", "event", "boiler", "pump 1"]);
+}
+
+#[tokio::test]
 async fn what_is_taken_in_without_delivery_stays_when_delivery_is_enabled_later() {
     let (cloud, door) = (Cloud::start().await, Door::new());
     let home = Home::new(&door.section());
