@@ -14,6 +14,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use pyvorin_edge::adapter::json::{self, Defaults};
 use pyvorin_edge::lifecycle::watchdog::Progress;
 use pyvorin_edge::pipeline::rule::{self, Rules};
+use pyvorin_edge::pipeline::selection::Selection;
 use pyvorin_edge::pipeline::window::Windows;
 use pyvorin_edge::pipeline::{Counters, Stages, Standing};
 use pyvorin_edge::privacy::{self, Firewall, HashKey};
@@ -125,6 +126,7 @@ fn stages(rules: usize) -> Stages {
         ),
         rules: Rules::new(&rules).expect("the conditions are valid"),
         windows: Windows::new(&[]),
+        selection: Selection::new(&[]),
         deliver: true,
     }
 }
