@@ -112,11 +112,7 @@ fn stages(rules: usize) -> Stages {
         name: format!("rule-{index}"),
         condition_expr: format!(r#"ctx.value > {}.0 and ctx.unit == "C""#, 1000 + index),
         severity: Severity::Warning,
-        cooldown: Duration::ZERO,
-        message: None,
-        hold: Duration::ZERO,
-        silent: None,
-        window: None,
+        ..rule::Settings::default()
     };
     let rules: Vec<_> = (0..rules).map(rule).collect();
     Stages {
@@ -127,6 +123,7 @@ fn stages(rules: usize) -> Stages {
         rules: Rules::new(&rules).expect("the conditions are valid"),
         windows: Windows::new(&[]),
         selection: Selection::new(&[]),
+        doors: Default::default(),
         deliver: true,
     }
 }

@@ -14,6 +14,7 @@
 //! | [`adapter`] | sources of readings, one file per `ingest_type` |
 //! | [`pipeline`] | limits, privacy, [rules](pipeline::rule), [windows](pipeline::window), what to commit when |
 //! | [`pipeline::expr`] | the Python expressions of rules |
+//! | [`action`] | what an event starts besides: a program, a webhook, a message to a broker |
 //! | [`privacy`] | what leaves the device, what stays on it, what is never kept; the audit chain |
 //! | [`store`] | the thread that owns SQLite; frozen ranges; retention |
 //! | [`upload`] | delivery: decisions, backoff, transport |
@@ -68,6 +69,8 @@
 //! | one expression | 4,096 bytes, 1,024 nodes, 50,000 steps | it is refused, or counts as an error |
 //! | windows | 10,000 pairs of window and sensor, 131,072 panes | further sensors are left out and counted |
 //! | what rules remember of sensors | 2 MiB | the sensor heard longest ago is forgotten, and counted |
+//! | actions | 16; 256 events for each and 512 KiB for all | the event goes without its action, which is counted |
+//! | one action | `timeout_seconds`, 5 attempts; 2 s once the agent stops | it is ended, with all it started |
 //! | privacy | 1,024 patterns in each list, decisions for 4,096 sensors | refused; forgotten and made anew |
 //! | health server | 16 connections | an idle one gives way |
 //! | black box | 64 KiB: 126 records and two signs of life | the oldest record goes |
@@ -95,6 +98,7 @@
     reason = "the readers work on it: cargo doc --document-private-items"
 )]
 
+pub mod action;
 pub mod adapter;
 pub mod app;
 pub mod cli;

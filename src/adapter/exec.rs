@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep_until};
 
 use self::streams::Streams;
 use super::{Device, Error, Intake, State};
 use crate::config::section::{Secret, Section};
+use crate::lifecycle::group::Group;
 
 mod streams;
 
@@ -84,7 +85,7 @@ impl Source {
         let mut child = self.spawn()?;
         let mut streams = Streams::new(&mut child, self);
         // Ends the group on every way out of here, a cancelled task included.
-        let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
+        let group = Group::of(&child);
         intake.status.set(State::Connected);
         let status = self.watch(&mut child, &mut streams, &group, intake).await?;
         group.signal(Signal::KILL);
@@ -176,24 +177,6 @@ enum Event {
     /// A line, or false for the end of the stream; so for the next.
     Output(bool),
     ErrorLine(bool),
-}
-
-/// A child's process group.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.0 {
-            // It fails when the group is already gone, which is what is wanted.
-            kill_process_group(pid, signal).ok();
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.signal(Signal::KILL);
-    }
 }
 
 async fn reached(instant: Option<Instant>) {

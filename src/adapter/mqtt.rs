@@ -24,6 +24,9 @@ use crate::tls;
 
 pub const RUNS_ONCE: bool = false;
 
+/// Where the broker of all devices is configured.
+pub const SECTION: &str = "ingest.mqtt";
+
 pub const SAMPLE: &str = r#"[ingest.mqtt]
 host = "localhost"
 # port = 1883            # 8883 with tls
@@ -80,29 +83,8 @@ enum NameFrom {
 impl Source {
     /// Reads `[ingest.mqtt]` and its devices: one source, or none without devices.
     pub fn read(shared: &mut Section<'_>, devices: Vec<Device<'_>>) -> Vec<Self> {
-        let tls_enabled = shared.bool("tls", false);
-        let files = tls::Files::read(shared);
-        if !tls_enabled && files != tls::Files::default() {
-            shared.refuse("tls", "is not true, but certificate files are given; set it to true");
-        }
         let default_qos = read_qos(shared, 1);
-        let mut source = Self {
-            host: shared.string("host").unwrap_or_else(|| "localhost".to_owned()),
-            port: shared.count("port", if tls_enabled { 8883 } else { 1883 }, 1..=65535),
-            client_id: shared.string("client_id"),
-            username: shared.string("username"),
-            password: shared.secret("password"),
-            keep_alive: shared.seconds("keep_alive_seconds", 30.0, 5.0..=3600.0),
-            session_expiry: shared.seconds("session_expiry_seconds", 30.0 * 86400.0, 0.0..=4_294_967_294.0),
-            receive_maximum: shared.count("receive_maximum", 2000, 1..=65535),
-            tls: tls_enabled.then_some(files),
-            backoff_min: shared.seconds("backoff_min_seconds", 0.5, 0.01..=3600.0),
-            backoff_max: shared.seconds("backoff_max_seconds", 60.0, 0.01..=86400.0),
-            topics: Vec::new(),
-        };
-        if source.password.is_some() && source.username.is_none() {
-            shared.missing("username", "the user whose password is given");
-        }
+        let mut source = Self::read_connection(shared);
         for mut device in devices {
             let filter = device.section.required_string("topic", "a topic filter such as plant/+/temperature");
             if !filter.is_empty() && !valid_filter(&filter) {
@@ -121,6 +103,33 @@ impl Source {
             });
         }
         if source.topics.is_empty() { Vec::new() } else { vec![source] }
+    }
+
+    /// Reads how to reach a broker and enter it; there are no topics.
+    pub fn read_connection(shared: &mut Section<'_>) -> Self {
+        let tls_enabled = shared.bool("tls", false);
+        let files = tls::Files::read(shared);
+        if !tls_enabled && files != tls::Files::default() {
+            shared.refuse("tls", "is not true, but certificate files are given; set it to true");
+        }
+        let source = Self {
+            host: shared.string("host").unwrap_or_else(|| "localhost".to_owned()),
+            port: shared.count("port", if tls_enabled { 8883 } else { 1883 }, 1..=65535),
+            client_id: shared.string("client_id"),
+            username: shared.string("username"),
+            password: shared.secret("password"),
+            keep_alive: shared.seconds("keep_alive_seconds", 30.0, 5.0..=3600.0),
+            session_expiry: shared.seconds("session_expiry_seconds", 30.0 * 86400.0, 0.0..=4_294_967_294.0),
+            receive_maximum: shared.count("receive_maximum", 2000, 1..=65535),
+            tls: tls_enabled.then_some(files),
+            backoff_min: shared.seconds("backoff_min_seconds", 0.5, 0.01..=3600.0),
+            backoff_max: shared.seconds("backoff_max_seconds", 60.0, 0.01..=86400.0),
+            topics: Vec::new(),
+        };
+        if source.password.is_some() && source.username.is_none() {
+            shared.missing("username", "the user whose password is given");
+        }
+        source
     }
 
     pub fn name(&self) -> String {
@@ -142,12 +151,12 @@ impl Source {
     }
 
     /// How every connection enters: with the credentials and certificates that stand in their files now, which may have
-    /// been replaced. The error names what cannot be read or used.
-    fn introduce(&self, options: &mut MqttOptions) -> Result<(), String> {
+    /// been replaced; `section` is where they are configured. The error names what cannot be read or used.
+    pub(crate) fn introduce(&self, options: &mut MqttOptions, section: &str) -> Result<(), String> {
         match (&self.username, &self.password) {
             (Some(username), Some(password)) => {
                 let password =
-                    password.read_again().map_err(|fault| format!("ingest.mqtt.password: {fault}"))?;
+                    password.read_again().map_err(|fault| format!("{section}.password: {fault}"))?;
                 options.set_credentials(username.clone(), password.reveal().to_owned());
             }
             (Some(username), None) => {
@@ -157,7 +166,7 @@ impl Source {
         }
         if let Some(files) = &self.tls {
             let config =
-                tls::client_config(files, true).map_err(|error| error.in_section("ingest.mqtt"))?;
+                tls::client_config(files, true).map_err(|error| error.in_section(section))?;
             options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(config))));
         }
         Ok(())

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::front::Front;
 use super::opening::Opened;
-use super::parts::Parts;
+use super::parts::{self, Parts};
 use super::place::Place;
 use super::reload::Reloader;
 use super::stop::{Tasks, store_ended};
@@ -76,7 +76,9 @@ pub async fn connect(material: Material<'_>, tasks: &mut Tasks) -> anyhow::Resul
     let config = loaded.config.clone();
     let previous = opened.previous.clone();
     let (inbound, intake) = (&mut tasks.inbound, tasks.intake.clone());
-    let parts = Parts::build(&config, opened, inbound, intake, place).await?;
+    let (actions, doors) =
+        parts::actions(&config, &opened.store, place, &mut tasks.outbound, tasks.egress.clone());
+    let parts = Parts::build(&config, opened, inbound, intake, place, doors).await?;
     let delivery = Arc::new(upload::Status::default());
     let upload_progress = Arc::new(Progress::default());
     let mut checks = parts.progress.to_vec();
@@ -85,7 +87,8 @@ pub async fn connect(material: Material<'_>, tasks: &mut Tasks) -> anyhow::Resul
     let (cloud, cloud_receiver) = watch::channel(config.cloud.clone());
 
     let Parts { store, store_end, sources, plans, counters, privacy_counters, progress: _ } = parts;
-    let mut reloader = Reloader::new(loaded, options, log, front, sources, plans, cloud, store.clone());
+    let mut reloader =
+        Reloader::new(loaded, options, log, front, sources, actions, plans, cloud, store.clone());
     reloader.start_sources(&mut tasks.inbound);
     let remembered = store.recalled(REMEMBERED_AS);
     let wear = Arc::new(Wear::new(config.wear, remembered, counters.clone(), clock::since_boot()));

@@ -48,7 +48,7 @@ impl Front {
         let checks = vec![("opening of the store", opening.clone())];
         let watchdog = Watchdog::new(notifier.clone(), systemd::watchdog_interval(), checks);
         let phase = watch::Sender::new(Phase::Starting("the store"));
-        let configured = watch::Sender::new(configured(loaded, Vec::new()));
+        let configured = watch::Sender::new(configured(loaded, Vec::new(), Vec::new()));
         let view = View {
             started_at,
             phase: phase.subscribe(),

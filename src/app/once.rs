@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::delivery::surroundings;
 use super::opening;
-use super::parts::Parts;
+use super::parts::{Parts, actions};
 use super::place::Place;
 use super::stop::{DRAIN_DEADLINE, store_ended};
 use crate::config::Config;
@@ -21,6 +21,9 @@ use crate::upload;
 
 /// For the store to commit what was read.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For the actions that events of the pass started.
+const ACTIONS_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Reads every polled device once, commits, makes one delivery attempt of what is pending.
 ///
@@ -35,9 +38,11 @@ pub async fn run(mut config: Config, place: &Place) -> anyhow::Result<()> {
     let notifier = Notifier::from_env();
     let alive = Alive::new(move || notifier.extend_timeout(EXTENSION));
     let opened = opening::open(place, config.store.clone(), &alive)?;
-    let mut supervisor = Supervisor::default();
+    let (mut supervisor, mut acting) = (Supervisor::default(), Supervisor::default());
+    // They end when the pipeline has, and all is done that it started.
+    let (_, doors) = actions(&config, &opened.store, place, &mut acting, stop.clone());
     let Parts { store, store_end, sources, plans, counters: _, privacy_counters: _, progress: _ } =
-        Parts::build(&config, opened, &mut supervisor, stop.clone(), place).await?;
+        Parts::build(&config, opened, &mut supervisor, stop.clone(), place, doors).await?;
     drop(plans);
 
     let mut failures = Vec::new();
@@ -64,6 +69,7 @@ pub async fn run(mut config: Config, place: &Place) -> anyhow::Result<()> {
         if let Err(reason) = upload::once(store, &config.cloud, &surroundings, status, stop.clone()).await {
             failures.push(format!("delivery: {reason}"));
         }
+        acting.drain(ACTIONS_PATIENCE).await;
         anyhow::Ok(())
     };
     let reload = Notify::new();

@@ -9,6 +9,7 @@ use super::opening::Opened;
 use super::place::Place;
 use super::salvaged;
 use super::sources::Sources;
+use crate::action::{self, Actions, Doors};
 use crate::adapter::Messages;
 use crate::clock;
 use crate::clock::mark::{self, Mark};
@@ -21,6 +22,7 @@ use crate::pipeline::window::{Room, Windows};
 use crate::pipeline::{self, Counters, Plan, Stages};
 use crate::privacy::{self, Firewall};
 use crate::store::{self, AuditEntry, Hold, Store};
+use crate::upload::proxy::Environment;
 
 /// Batches that wait for the pipeline. When it is full the sources wait, and so do the devices.
 const BATCHES_MAX: usize = 256;
@@ -51,6 +53,7 @@ impl Parts {
         supervisor: &mut Supervisor,
         intake: CancellationToken,
         place: &Place,
+        doors: Doors,
     ) -> anyhow::Result<Self> {
         let (memory, blackbox) = (&place.memory, &place.blackbox);
         let Opened { store, store_end, store_progress, key, previous: _ } = opened;
@@ -66,13 +69,14 @@ impl Parts {
         store.hold(hold).await?;
         let firewall = Firewall::new(&config.privacy, key).remembering(bounds.decisions);
         let privacy_counters = firewall.counters();
-        let plan = plan(config)?;
+        let plan = plan(config, doors)?;
         let room = Room { states_max: bounds.window_states, panes_max: bounds.window_panes };
         let stages = Stages {
             firewall,
             rules: plan.rules.remembering(bounds.cooldowns, bounds.rule_state_bytes),
             windows: plan.windows.within(room),
             selection: plan.selection.remembering(bounds.cooldowns),
+            doors: plan.doors,
             deliver: plan.deliver,
         };
         store.audit(policy_loaded(&config.privacy, &config.clock)).await?;
@@ -118,13 +122,29 @@ pub fn device_id(config: &Config, store: &Store) -> String {
     config.device_id.clone().unwrap_or_else(|| store.id().to_owned())
 }
 
+/// The actions of `config` under `supervisor`, and the doors to them; `stop` ends those that hang.
+pub fn actions(
+    config: &Config,
+    store: &Store,
+    place: &Place,
+    supervisor: &mut Supervisor,
+    stop: CancellationToken,
+) -> (Actions, Doors) {
+    let surroundings =
+        action::Surroundings { device_id: device_id(config, store), proxies: Environment::of_process() };
+    let mut actions = Actions::new(surroundings, place.memory.plan.action_bytes, stop);
+    let doors = actions.replace(supervisor, &config.actions);
+    (actions, doors)
+}
+
 /// What a configuration means for the pipeline, built whole before anything is replaced.
-pub fn plan(config: &Config) -> anyhow::Result<Plan> {
+pub fn plan(config: &Config, doors: Doors) -> anyhow::Result<Plan> {
     Ok(Plan {
         rules: Rules::new(&config.rules)?,
         windows: Windows::new(&config.windows),
         selection: Selection::new(&config.delivery),
         privacy: config.privacy.clone(),
+        doors,
         deliver: config.cloud.enabled,
     })
 }

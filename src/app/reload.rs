@@ -10,7 +10,9 @@ use tokio::sync::{mpsc, watch};
 use super::front::Front;
 use super::parts::{plan, policy_loaded};
 use super::sources::Sources;
+use super::stop::Tasks;
 use super::witness::refusal;
+use crate::action::{self, Actions, Doors};
 use crate::adapter;
 use crate::clock;
 use crate::config::{Config, LoadOptions, Loaded, ReloadPlan, diff, load};
@@ -29,6 +31,7 @@ pub struct Reloader {
     log: logging::Handle,
     notifier: Notifier,
     sources: Sources,
+    actions: Actions,
     plans: mpsc::Sender<Plan>,
     cloud: watch::Sender<upload::Settings>,
     store: Store,
@@ -45,6 +48,7 @@ impl Reloader {
         log: logging::Handle,
         front: &Front,
         sources: Sources,
+        actions: Actions,
         plans: mpsc::Sender<Plan>,
         cloud: watch::Sender<upload::Settings>,
         store: Store,
@@ -52,7 +56,20 @@ impl Reloader {
         let (notifier, configured) = (front.notifier.clone(), front.configured.clone());
         let outcomes = outcomes(&running);
         let last = None;
-        Self { running, options, log, notifier, sources, plans, cloud, store, configured, outcomes, last }
+        Self {
+            running,
+            options,
+            log,
+            notifier,
+            sources,
+            actions,
+            plans,
+            cloud,
+            store,
+            configured,
+            outcomes,
+            last,
+        }
     }
 
     /// The STATUS line of `systemctl status`.
@@ -79,17 +96,17 @@ impl Reloader {
 
     /// Loads the configuration anew and applies what changed, or keeps the running one and says why in
     /// the log. The error is for the black box.
-    pub async fn reload(&mut self, supervisor: &mut Supervisor) -> anyhow::Result<()> {
+    pub async fn reload(&mut self, tasks: &mut Tasks) -> anyhow::Result<()> {
         self.notifier.reloading();
-        let applied = self.apply(supervisor).await;
+        let applied = self.apply(tasks).await;
         self.last = Some(note(&mut self.outcomes, &applied));
         self.publish();
         self.notifier.ready(&self.status());
         applied
     }
 
-    async fn apply(&mut self, supervisor: &mut Supervisor) -> anyhow::Result<()> {
-        let Successor { loaded, changes, plan } = Successor::load(&self.running.config, &self.options)?;
+    async fn apply(&mut self, tasks: &mut Tasks) -> anyhow::Result<()> {
+        let Successor { loaded, changes, mut plan } = Successor::load(&self.running.config, &self.options)?;
         let new = &loaded.config;
         if changes.is_empty() {
             tracing::info!("reloaded: nothing changed");
@@ -99,11 +116,12 @@ impl Reloader {
         if changes.privacy_changed {
             self.store.audit(policy_loaded(&new.privacy, &new.clock)).await?;
         }
+        plan.doors = self.actions.replace(&mut tasks.outbound, &new.actions);
         self.plans.send(plan).await.ok().context("the pipeline is gone")?;
         self.sources.stop(&changes.sources_stopped).await;
         for source in &new.sources {
             if changes.sources_started.contains(&source.name()) {
-                self.sources.start(supervisor, source, new.poll_interval);
+                self.sources.start(&mut tasks.inbound, source, new.poll_interval);
             }
         }
         self.store.report_gaps(new.cloud.enabled);
@@ -115,6 +133,7 @@ impl Reloader {
             rules_changed = changes.rules_changed,
             windows_changed = changes.windows_changed,
             delivery_changed = changes.delivery_changed,
+            actions_changed = changes.actions_changed,
             privacy_changed = changes.privacy_changed,
             cloud_changed = changes.cloud_changed,
             "reloaded"
@@ -124,7 +143,7 @@ impl Reloader {
     }
 
     fn publish(&self) {
-        let configured = configured(&self.running, self.sources.statuses());
+        let configured = configured(&self.running, self.sources.statuses(), self.actions.statuses());
         self.configured.send_replace(Configured { last_reload: self.last.clone(), ..configured });
     }
 }
@@ -176,13 +195,18 @@ impl Successor {
         if !changes.refused.is_empty() {
             bail!("{} cannot change while the agent runs; restart it", changes.refused.join(", "));
         }
-        let plan = plan(&loaded.config)?;
+        // Its doors are opened when it is applied.
+        let plan = plan(&loaded.config, Doors::default())?;
         Ok(Self { loaded, changes, plan })
     }
 }
 
 /// What the health page shows of a configuration.
-pub fn configured(loaded: &Loaded, sources: Vec<Arc<adapter::Status>>) -> Configured {
+pub fn configured(
+    loaded: &Loaded,
+    sources: Vec<Arc<adapter::Status>>,
+    actions: Vec<Arc<action::Status>>,
+) -> Configured {
     let Loaded { config, files, .. } = loaded;
     let owned = |patterns: &mut dyn Iterator<Item = &str>| patterns.map(str::to_owned).collect();
     Configured {
@@ -190,6 +214,7 @@ pub fn configured(loaded: &Loaded, sources: Vec<Arc<adapter::Status>>) -> Config
         config_file: files.first().map(|file| file.display().to_string()).unwrap_or_default(),
         devices: config.devices,
         sources,
+        actions,
         cloud_enabled: config.cloud.enabled,
         endpoint: config.cloud.endpoint.clone(),
         privacy: PrivacySummary {

@@ -89,7 +89,7 @@ impl Requests<'_> {
                 () = self.stop.cancelled() => return None,
                 // A disk in trouble can hold up a reload; a request to stop does not wait for it.
                 () = self.reload.notified() => tokio::select! {
-                    applied = agent.reloader.reload(&mut tasks.inbound) => match applied {
+                    applied = agent.reloader.reload(tasks) => match applied {
                         Ok(()) => blackbox.record(What::Reloaded, ""),
                         Err(error) => blackbox.record(What::ReloadRefused, &witness::refusal(&error)),
                     },

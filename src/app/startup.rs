@@ -94,7 +94,7 @@ impl Startup<'_> {
             }
         };
         let last_reload = Some(note(outcomes, &applied));
-        let configured = Configured { last_reload, ..configured(&self.loaded, Vec::new()) };
+        let configured = Configured { last_reload, ..configured(&self.loaded, Vec::new(), Vec::new()) };
         self.front.configured.send_replace(configured);
         self.front.notifier.ready(&format!("{}{refused}", self.front.status()));
     }

@@ -3,6 +3,7 @@
 use url::Url;
 
 use super::section::{Secret, Section};
+use crate::action::settings::is_loopback;
 use crate::tls;
 use crate::upload::{Budget, Compression, Proxy, Settings, proxy};
 
@@ -42,7 +43,6 @@ pub fn cloud(root: &mut Section<'_>, notes: &mut Vec<String>) -> Settings {
 
 /// No message shows the value: what is not understood as a URL may hold a token.
 fn endpoint(section: &mut Section<'_>, enabled: bool, notes: &mut Vec<String>) -> String {
-    const KEY: &str = "endpoint";
     let Some(endpoint) = section.string(KEY) else { return ENDPOINT.to_owned() };
     if endpoint.is_empty() {
         if enabled {
@@ -53,34 +53,35 @@ fn endpoint(section: &mut Section<'_>, enabled: bool, notes: &mut Vec<String>) -
         }
         return endpoint;
     }
-    match Url::parse(&endpoint) {
+    check_url(section, KEY, &endpoint, notes, "readings and the api_key");
+    endpoint
+}
+
+/// Whether `text` is a URL that something can be posted to; `what` goes over it.
+pub fn check_url(section: &Section<'_>, key: &str, text: &str, notes: &mut Vec<String>, what: &str) {
+    match Url::parse(text) {
         Err(error) => {
-            section.refuse(KEY, format_args!("is not a URL ({error}); give one such as {ENDPOINT}"));
+            section.refuse(key, format_args!("is not a URL ({error}); give one such as {ENDPOINT}"));
         }
         // Without the scheme that was found: a parser lower-cases it, and then no value is recognised in it.
         Ok(url) if !matches!(url.scheme(), "http" | "https") => {
             section
-                .refuse(KEY, format_args!("is not an https:// or http:// URL; give one such as {ENDPOINT}"));
+                .refuse(key, format_args!("is not an https:// or http:// URL; give one such as {ENDPOINT}"));
         }
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            section.refuse(KEY, "holds a user name or password; give the credential as api_key");
+            let instead = if key == KEY { "api_key" } else { "a header" };
+            section
+                .refuse(key, format_args!("holds a user name or password; give the credential as {instead}"));
         }
         Ok(url) if url.scheme() == "http" && !is_loopback(&url) => {
-            let place = section.place_of(KEY).map_or_else(String::new, |place| format!("{place}: "));
+            let place = section.place_of(key).map_or_else(String::new, |place| format!("{place}: "));
             notes.push(format!(
-                "{place}{}: http:// sends readings and the api_key unencrypted; use https://",
-                section.path_of(KEY)
+                "{place}{}: http:// sends {what} unencrypted; use https://",
+                section.path_of(key)
             ));
         }
         Ok(_) => {}
     }
-    endpoint
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || address.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
 
 /// It becomes a header line, in which anything else than visible ASCII would change the request.
@@ -129,4 +130,5 @@ fn budget(section: &mut Section<'_>) -> Budget {
     }
 }
 
+const KEY: &str = "endpoint";
 const ENDPOINT: &str = "https://api.pyvorin.com/v1/ingest";

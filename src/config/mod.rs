@@ -1,6 +1,8 @@
 //! The configuration: every value here is usable.
 
+mod actions;
 mod cloud;
+mod composites;
 mod delivery;
 mod diff;
 mod files;
@@ -30,7 +32,7 @@ use std::time::Duration;
 use crate::adapter::Source;
 use crate::clock;
 use crate::pipeline::{rule, selection, window};
-use crate::{health, logging, privacy, store, upload};
+use crate::{action, health, logging, privacy, store, upload};
 
 /// All of it, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +50,7 @@ pub struct Config {
     pub rules: Vec<rule::Settings>,
     /// `policies.delivery`.
     pub delivery: Vec<selection::Settings>,
+    pub actions: Vec<action::Settings>,
     pub cloud: upload::Settings,
     pub privacy: privacy::Settings,
     pub store: store::Settings,

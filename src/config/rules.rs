@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use super::composites::{check_members, composite, over_rules};
 use super::section::{Section, nearest};
 use super::stages::{bounded_name, given};
+use crate::action;
 use crate::pipeline::expr::Expression;
 use crate::pipeline::{rule, window};
 use crate::reading::Severity;
@@ -24,16 +26,26 @@ pub fn windows(root: &mut Section<'_>) -> Vec<window::Settings> {
     tables.into_iter().map(read).collect()
 }
 
-/// Reads every `[[rules]]` or `[rules.<name>]`; `windows` are those that a rule may name.
-pub fn rules(root: &mut Section<'_>, windows: &[window::Settings]) -> Vec<rule::Settings> {
+/// Reads every `[[rules]]` or `[rules.<name>]`; `windows` and `actions` are those that a rule may name.
+pub fn rules(
+    root: &mut Section<'_>,
+    windows: &[window::Settings],
+    actions: &[action::Settings],
+) -> Vec<rule::Settings> {
     let mut tables = named_tables(root, "rules");
     limit(root, "rules", &mut tables, RULES_MAX);
     let mut names = HashSet::new();
-    let read = |(name, mut table)| {
-        let name = unique_name(&mut table, name, &mut names, "the rule's name");
-        rule(name, &mut table, windows)
+    let read = |(name, table): &mut (Option<String>, Section<'_>)| {
+        let name = unique_name(table, name.take(), &mut names, "the rule's name");
+        let settings = match composite(table) {
+            Some(composite) => over_rules(name, table, composite),
+            None => rule(name, table, windows),
+        };
+        rule::Settings { actions: actions_of_rule(table, actions), ..settings }
     };
-    tables.into_iter().map(read).collect()
+    let rules: Vec<_> = tables.iter_mut().map(read).collect();
+    check_members(&tables, &rules);
+    rules
 }
 
 /// The tables under `key`, which is a list of tables or a table of named ones.
@@ -89,8 +101,6 @@ fn check_step(settings: &window::Settings) -> Result<(), String> {
 fn rule(name: String, table: &mut Section<'_>, windows: &[window::Settings]) -> rule::Settings {
     const SILENT: &str = "silent_seconds";
     const HOLD: &str = "for_seconds";
-    let severities =
-        [("info", Severity::Info), ("warning", Severity::Warning), ("critical", Severity::Critical)];
     let span_max = SPAN_SECONDS_MAX as f64;
     let silent = table.optional_float(SILENT, 1.0..=span_max).map(Duration::from_secs_f64);
     let window = window_of_rule(table, windows);
@@ -103,14 +113,25 @@ fn rule(name: String, table: &mut Section<'_>, windows: &[window::Settings]) -> 
             .refuse(SILENT, "is about sensors, and a rule with a window about its results; give one of them");
     }
     rule::Settings {
-        name,
         condition_expr: condition(table, table.has(SILENT), window.is_some()),
-        severity: table.choice("severity", Severity::default(), &severities),
-        cooldown: table.seconds("cooldown_seconds", 0.0, 0.0..=span_max),
-        message: given(table.string("message")),
+        clear_expr: clear(table, silent.is_some(), window.is_some()),
         hold,
         silent,
         window,
+        ..about_events(name, table)
+    }
+}
+
+/// What all rules have: how their events are.
+pub(super) fn about_events(name: String, table: &mut Section<'_>) -> rule::Settings {
+    let severities =
+        [("info", Severity::Info), ("warning", Severity::Warning), ("critical", Severity::Critical)];
+    rule::Settings {
+        name,
+        severity: table.choice("severity", Severity::default(), &severities),
+        cooldown: table.seconds("cooldown_seconds", 0.0, 0.0..=SPAN_SECONDS_MAX as f64),
+        message: given(table.string("message")),
+        ..rule::Settings::default()
     }
 }
 
@@ -124,14 +145,29 @@ fn condition(table: &mut Section<'_>, has_default: bool, has_window: bool) -> St
     if text.is_empty() {
         return text;
     }
-    match Expression::compile(&text) {
-        Err(error) => table.refuse(KEY, format_args!("column {}: {}", error.column, error.message)),
+    check_expression(table, KEY, &text, has_window);
+    text
+}
+
+/// What re-arms a rule that fired.
+fn clear(table: &mut Section<'_>, is_of_silence: bool, has_window: bool) -> Option<String> {
+    const KEY: &str = "clear_expr";
+    let text = given(table.string(KEY))?;
+    if is_of_silence {
+        table.refuse(KEY, "goes with readings; a silence ends with the next one anyway");
+    }
+    check_expression(table, KEY, &text, has_window);
+    Some(text)
+}
+
+fn check_expression(table: &Section<'_>, key: &str, text: &str, has_window: bool) {
+    match Expression::compile(text) {
+        Err(error) => table.refuse(key, format_args!("column {}: {}", error.column, error.message)),
         Ok(expression) if expression.uses_window() && !has_window => {
-            table.refuse(KEY, "asks for win, the result of a window; name that with window = '...'")
+            table.refuse(key, "asks for win, the result of a window; name that with window = '...'")
         }
         Ok(_) => {}
     }
-    text
 }
 
 /// The window whose results a rule judges.
@@ -145,8 +181,23 @@ fn window_of_rule(table: &mut Section<'_>, windows: &[window::Settings]) -> Opti
     Some(name)
 }
 
+/// The actions that the events of a rule start.
+fn actions_of_rule(table: &mut Section<'_>, actions: &[action::Settings]) -> Vec<String> {
+    const KEY: &str = "actions";
+    let names = table.strings(KEY);
+    let known = || actions.iter().map(|action| action.name.as_str());
+    for (index, name) in names.iter().enumerate() {
+        if !known().any(|known| known == name) {
+            table.refuse(KEY, format_args!("there is no action '{name}'{}", nearest(name, known())));
+        } else if names[..index].contains(name) {
+            table.refuse(KEY, format_args!("'{name}' stands there twice; an event starts an action once"));
+        }
+    }
+    names
+}
+
 /// The `name` of a table, or else the name it was given by its place; once per list.
-fn unique_name(
+pub(super) fn unique_name(
     table: &mut Section<'_>,
     named: Option<String>,
     names: &mut HashSet<String>,
@@ -167,7 +218,12 @@ fn unique_name(
     name
 }
 
-fn limit(root: &Section<'_>, key: &str, tables: &mut Vec<(Option<String>, Section<'_>)>, max: usize) {
+pub(super) fn limit(
+    root: &Section<'_>,
+    key: &str,
+    tables: &mut Vec<(Option<String>, Section<'_>)>,
+    max: usize,
+) {
     if tables.len() > max {
         root.refuse(key, format_args!("{} are too many; give at most {max}", tables.len()));
         tables.drain(max..).for_each(|(_, mut table)| table.ignore_rest());
@@ -179,4 +235,4 @@ const RULES_MAX: usize = 1024;
 /// Shorter than any clock of a sensor tells apart.
 const SPAN_SECONDS_MIN: f64 = 0.001;
 /// A leap year.
-const SPAN_SECONDS_MAX: i64 = 366 * 86_400;
+pub(super) const SPAN_SECONDS_MAX: i64 = 366 * 86_400;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Config;
+use super::actions;
 use super::cloud::cloud;
 use super::delivery::delivery;
 use super::firewall::privacy;
@@ -17,6 +18,7 @@ use crate::{adapter, clock, health, logging, store};
 /// Reads all of `root`, where every key that nobody asks for is a problem. What is returned is
 /// usable only while there are no problems; `notes` gains what is allowed but worth a warning.
 pub fn read(root: &Node, state_dir: PathBuf, problems: &Problems, notes: &mut Vec<String>) -> Config {
+    let whole = root;
     let mut root = Section::new(String::new(), Some(root), problems);
     let mut agent = root.section("agent");
     let mut sensors = root.section("sensors");
@@ -26,16 +28,20 @@ pub fn read(root: &Node, state_dir: PathBuf, problems: &Problems, notes: &mut Ve
     let poll_interval = sensors.seconds("poll_interval_seconds", 5.0, 0.05..=86_400.0);
     let (devices, sources) = sources(&mut root, &mut sensors, problems);
     let windows = windows(&mut root);
+    let cloud = cloud(&mut root, notes);
+    let shared = actions::Shared::of(whole, cloud.proxy.clone());
+    let actions = actions::actions(&mut root, &shared, notes);
     Config {
         device_id,
         clock,
         poll_interval,
         devices,
         sources,
-        rules: rules(&mut root, &windows),
+        rules: rules(&mut root, &windows, &actions),
         windows,
         delivery: delivery(&mut root),
-        cloud: cloud(&mut root, notes),
+        actions,
+        cloud,
         privacy: privacy(&mut root),
         store,
         wear,

@@ -50,6 +50,7 @@ fn view() -> View {
         last_reload: None,
         devices: 1,
         sources: Vec::new(),
+        actions: Vec::new(),
         cloud_enabled: true,
         endpoint: "https://api.example.com/v1/ingest".to_owned(),
         privacy: PrivacySummary { enabled: true, ..Default::default() },

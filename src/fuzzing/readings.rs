@@ -101,6 +101,7 @@ fn stages() -> Stages {
             rules: Rules::new(&config.rules).expect("they compile"),
             windows: Windows::new(&config.windows),
             selection: crate::pipeline::selection::Selection::new(&[]),
+            doors: Default::default(),
             deliver: true,
         }
     })

@@ -23,6 +23,7 @@ pub(super) fn page(view: &View, status: Status, host: &Sample, since_boot: Durat
     store(&mut page, view);
     delivery(&mut page, view);
     sources(&mut page, view);
+    actions(&mut page, view);
     wear(&mut page, view);
     clock(&mut page, view);
     memory::metrics(&mut page, &view.memory);
@@ -190,6 +191,21 @@ fn budget(page: &mut Page, state: &Use) {
     let mut family = page.gauge("delivery_lane_held", help);
     for (priority, held) in Priority::ALL.iter().zip(state.held) {
         family.put(&[("lane", priority.name())], u8::from(held));
+    }
+}
+
+fn actions(page: &mut Page, view: &View) {
+    let configured = view.configured.borrow();
+    let mut family = page.counter("action_events_total", "Events by action, and what became of them.");
+    for action in &configured.actions {
+        for (outcome, count) in action.counts() {
+            family
+                .put(&[("action", action.name.as_str()), ("type", action.kind), ("outcome", outcome)], count);
+        }
+    }
+    let mut family = page.gauge("action_waiting_events", "Events that wait for an action.");
+    for action in &configured.actions {
+        family.put(&[("action", action.name.as_str())], action.waiting.load(Relaxed));
     }
 }
 

@@ -11,6 +11,7 @@ use super::host::Sample;
 use super::memory::Memory;
 use super::view::{Assessment, Configured, Phase, Reload, View, state_name};
 use super::wear::Written;
+use crate::action;
 use crate::adapter::{self, State};
 use crate::lifecycle::blackbox::Previous;
 use crate::reading::{Priority, Refusal};
@@ -27,6 +28,7 @@ pub(super) struct Report {
     cloud: Cloud,
     privacy: Privacy,
     ingest: Ingest,
+    actions: Vec<Action>,
     store: Store,
     clock: Clock,
     refused: BTreeMap<&'static str, u64>,
@@ -100,6 +102,18 @@ struct Source {
     last_error: Option<String>,
     readings: u64,
     restarts: u64,
+}
+
+/// What became of the events of one action.
+#[derive(Serialize)]
+struct Action {
+    name: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    waiting: u64,
+    #[serde(flatten)]
+    counts: BTreeMap<&'static str, u64>,
+    last_error: Option<String>,
 }
 
 /// Flash wear: bytes that the kernel wrote for this process, whole pages.
@@ -179,11 +193,24 @@ impl Report {
                 fields_hashed: configured.privacy.fields_hashed.clone(),
             },
             ingest: Ingest::new(&configured),
+            actions: configured.actions.iter().map(|action| Action::new(action)).collect(),
             store: Store::new(view),
             clock: Clock::new(view, since_boot),
             refused: Refusal::ALL.map(|reason| (reason.name(), view.pipeline.refused(reason))).into(),
             wear: Wear::new(view, since_boot, now),
             memory: Memory::new(&view.memory),
+        }
+    }
+}
+
+impl Action {
+    fn new(status: &action::Status) -> Self {
+        Self {
+            name: status.name.clone(),
+            kind: status.kind,
+            waiting: status.waiting.load(Relaxed),
+            counts: status.counts().into(),
+            last_error: status.trouble(),
         }
     }
 }

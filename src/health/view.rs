@@ -15,7 +15,7 @@ use crate::lifecycle::blackbox::Previous;
 use crate::lifecycle::memory::{Memory, State as MemoryState};
 use crate::lifecycle::watchdog::Verdict;
 use crate::store::Trouble;
-use crate::{clock, pipeline, privacy, store, upload};
+use crate::{action, clock, pipeline, privacy, store, upload};
 
 /// How far the agent's life has come. Readiness follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,7 @@ pub struct Configured {
     /// Entries of `sensors.devices`.
     pub devices: usize,
     pub sources: Vec<Arc<adapter::Status>>,
+    pub actions: Vec<Arc<action::Status>>,
     pub cloud_enabled: bool,
     /// As configured; credentials in it are not shown.
     pub endpoint: String,
@@ -182,6 +183,11 @@ impl View {
                 found.worsen(Status::Degraded, format!("source {name}: {state}: {error}"));
             }
         }
+        for action in &configured.actions {
+            if let Some(trouble) = action.trouble() {
+                found.worsen(Status::Degraded, format!("action {}: {trouble}", action.name));
+            }
+        }
         found
     }
 
@@ -246,6 +252,7 @@ pub(super) mod tests {
             last_reload: None,
             devices: 1,
             sources: vec![source],
+            actions: Vec::new(),
             cloud_enabled: true,
             endpoint: "https://api.example.com/v1/ingest".to_owned(),
             privacy: PrivacySummary { enabled: true, ..Default::default() },

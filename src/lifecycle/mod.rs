@@ -2,6 +2,7 @@
 //! and the black box.
 
 pub mod blackbox;
+pub mod group;
 pub mod hang;
 pub mod listen_fds;
 pub mod lock;

@@ -38,8 +38,8 @@ pub struct EventText<'a> {
     pub mark: Option<Mark<'a>>,
 }
 
-/// Appends an `Event` about one reading, which has `mark` in its metadata.
-pub fn event(out: &mut Vec<u8>, event: EventText<'_>, about: Reading<'_>, mark: Option<Mark<'_>>) {
+/// Appends an `Event` about a reading, which has `mark` in its metadata; without one it has none.
+pub fn event(out: &mut Vec<u8>, event: EventText<'_>, about: Option<Reading<'_>>, mark: Option<Mark<'_>>) {
     out.extend_from_slice(b"{\"rule_name\":");
     json(out, event.rule_name);
     out.extend_from_slice(b",\"timestamp\":");
@@ -49,7 +49,9 @@ pub fn event(out: &mut Vec<u8>, event: EventText<'_>, about: Reading<'_>, mark: 
     out.extend_from_slice(b",\"message\":");
     json(out, event.message);
     out.extend_from_slice(b",\"sensor_readings\":[");
-    reading(out, about, mark);
+    if let Some(about) = about {
+        reading(out, about, mark);
+    }
     out.extend_from_slice(b"],\"metadata\":");
     mark::append(out, event.metadata, event.mark);
     out.push(b'}');

@@ -1,38 +1,25 @@
-//! Rules: a condition over each reading, over each result of a window, or over a sensor that went silent, and the
-//! event it fires. A rule that cannot judge a reading never keeps another from judging it.
+//! Rules: a condition over each reading, over each result of a window, over a sensor that went silent, or over other
+//! rules, and the event it fires. A rule that cannot judge a reading never keeps another from judging it.
 
+mod composite;
 mod cooldown;
+mod settings;
 mod state;
+mod trouble;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
+pub use settings::{Composite, GroupBy, Settings, cycles};
+
+use composite::{Composites, Holds, Moment};
 use cooldown::Cooldowns;
 use state::{Silence, Slot, States};
+use trouble::Trouble;
 
 use crate::clock;
 use crate::pipeline::expr::{CompileError, Context, EvalError, Expression, WindowValues};
 use crate::reading::{Reading, Severity};
-
-/// One rule, as configured.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    pub name: String,
-    pub condition_expr: String,
-    pub severity: Severity,
-    /// Least time between two fires of one sensor, on the readings' own time.
-    pub cooldown: Duration,
-    /// `Rule '<name>' fired` when none is given.
-    pub message: Option<String>,
-    /// How long the condition has to hold before it fires, on the readings' own time.
-    pub hold: Duration,
-    /// Fires when nothing came from a sensor for so long, on the boot clock, instead of on a reading; the
-    /// condition says of its last reading whether it is meant.
-    pub silent: Option<Duration>,
-    /// Judges the results of this window instead of readings.
-    pub window: Option<String>,
-}
 
 /// All rules, and what they remember of earlier readings.
 #[derive(Debug)]
@@ -40,6 +27,9 @@ pub struct Rules {
     rules: Vec<Rule>,
     cooldowns: Cooldowns,
     states: States,
+    composites: Composites,
+    /// Of the two together.
+    state_bytes_max: usize,
     /// Whether a reading changes what is remembered of its sensor.
     readings_have_state: bool,
     /// Whether any rule waits for silence, or judges windows.
@@ -52,6 +42,7 @@ pub struct Rules {
 pub struct Rule {
     settings: Settings,
     condition: Expression,
+    clear: Option<Expression>,
     message: String,
     counters: Arc<Counters>,
     trouble: Option<Trouble>,
@@ -73,7 +64,22 @@ pub struct Counters {
 #[derive(Clone, Copy, Debug)]
 pub struct Fired<'a> {
     pub rule: &'a Rule,
+    /// Of a rule over rules, the one that completed it.
     pub reading: Reading<'a>,
+    /// It may leave the device as far as the reading does: a rule over rules can rest on others that may not.
+    pub leaves: bool,
+}
+
+/// A reading, and what is known of it besides.
+#[derive(Clone, Copy, Debug)]
+pub struct Judged<'a> {
+    pub reading: Reading<'a>,
+    /// Its time is the agent's own.
+    pub stamped: bool,
+    /// Its arrival, in seconds on the boot clock.
+    pub since_boot: f64,
+    /// Privacy lets something of it leave the device.
+    pub leaves: bool,
 }
 
 /// A rule that fired because a sensor went silent.
@@ -86,6 +92,8 @@ pub struct Silent<'a> {
     pub stamped: bool,
     /// Since it arrived, in seconds on the boot clock.
     pub seconds: f64,
+    /// As of [`Fired`].
+    pub leaves: bool,
 }
 
 /// Every rule whose condition does not compile.
@@ -113,9 +121,12 @@ impl Rules {
         let mut rules = Vec::with_capacity(settings.len());
         let mut problems = Vec::new();
         for (index, settings) in settings.iter().enumerate() {
-            match Expression::compile(&settings.condition_expr) {
-                Ok(condition) => rules.push(Rule::new(settings.clone(), condition)),
-                Err(error) => problems.push(Problem { index, name: settings.name.clone(), error }),
+            let clear = settings.clear_expr.as_deref().map(Expression::compile).transpose();
+            match (Expression::compile(&settings.condition_expr), clear) {
+                (Ok(condition), Ok(clear)) => rules.push(Rule::new(settings.clone(), condition, clear)),
+                (Err(error), _) | (_, Err(error)) => {
+                    problems.push(Problem { index, name: settings.name.clone(), error });
+                }
             }
         }
         if !problems.is_empty() {
@@ -124,34 +135,50 @@ impl Rules {
         let mut slots = 0;
         for rule in &mut rules {
             let settings = &rule.settings;
-            if rule.uses_previous || !settings.hold.is_zero() || settings.silent.is_some() {
+            if rule.uses_previous
+                || rule.clear.is_some()
+                || !settings.hold.is_zero()
+                || settings.silent.is_some()
+            {
                 rule.slot = Some(slots);
                 slots += 1;
             }
         }
-        let of_reading = |rule: &Rule| rule.settings.window.is_none();
-        Ok(Self {
+        let mut all = Self {
             cooldowns: Cooldowns::new(rules.len(), COOLDOWN_ENTRIES_MAX),
             states: States::new(slots, STATE_BYTES_MAX),
-            readings_have_state: rules.iter().any(|rule| rule.slot.is_some() && of_reading(rule)),
+            composites: Composites::new(settings),
+            state_bytes_max: STATE_BYTES_MAX,
+            readings_have_state: rules.iter().any(|rule| rule.slot.is_some() && rule.is_of_readings()),
             has_silent: rules.iter().any(|rule| rule.settings.silent.is_some()),
-            has_windows: !rules.iter().all(of_reading),
+            has_windows: rules.iter().any(|rule| rule.settings.window.is_some()),
             rules,
-        })
+        };
+        all.share(STATE_BYTES_MAX);
+        Ok(all)
     }
 
     /// With the fires of so many pairs of rule and sensor remembered at most, and so many bytes of what rules
     /// remember of sensors, also after a reload.
     pub fn remembering(mut self, entries_max: usize, state_bytes_max: usize) -> Self {
         self.cooldowns.limit(entries_max);
-        self.states.limit(state_bytes_max);
+        self.share(state_bytes_max);
         self
+    }
+
+    /// Divides the room for what is remembered of sensors.
+    fn share(&mut self, state_bytes_max: usize) {
+        let of_groups = if self.composites.is_empty() { 0 } else { state_bytes_max / COMPOSITES_SHARE };
+        self.composites.limit(of_groups);
+        self.states.limit(state_bytes_max - of_groups);
+        self.state_bytes_max = state_bytes_max;
     }
 
     /// Goes on where `old` stopped: counters stay with their rule's name; cooldowns and what is remembered of
     /// sensors stay with rules whose settings did not change. Call it before anyone asks for [`Self::counters`].
     pub fn carry_over(&mut self, old: Self) {
         let Self { rules: old_rules, cooldowns: old_cooldowns, states: old_states, .. } = old;
+        let (old_composites, state_bytes_max) = (old.composites, old.state_bytes_max);
         let unchanged: Vec<Option<usize>> = old_rules
             .iter()
             .map(|old| self.rules.iter().position(|rule| rule.settings == old.settings))
@@ -160,6 +187,8 @@ impl Rules {
         let pairs = old_rules.iter().zip(&unchanged);
         let kept = pairs.filter_map(|(old, now)| Some((old.slot?, self.rules[(*now)?].slot?)));
         self.states.carry_over(old_states, &kept.collect::<Vec<_>>());
+        self.composites.carry_over(old_composites, &unchanged);
+        self.share(state_bytes_max);
         for (old, now) in old_rules.into_iter().zip(unchanged) {
             if let Some(rule) = self.rules.iter_mut().find(|rule| rule.name() == old.name()) {
                 rule.counters = old.counters;
@@ -171,65 +200,59 @@ impl Rules {
         }
     }
 
-    /// Judges one reading by all rules for readings in their order, and calls back for each that fires. It does
-    /// not wait. The reading's numbers are finite and its metadata is a JSON object; `stamped` says that
-    /// its time is the agent's own. `since_boot` is its arrival, in seconds on the boot clock.
-    pub fn evaluate(
-        &mut self,
-        reading: Reading<'_>,
-        stamped: bool,
-        since_boot: f64,
-        fired: &mut impl FnMut(Fired<'_>),
-    ) {
-        let Self { rules, cooldowns, states, readings_have_state, .. } = self;
+    /// Judges one reading by all rules for readings in their order, and calls back for each that fires; rules over
+    /// rules come last. It does not wait. The reading's numbers are finite and its metadata is a JSON object.
+    pub fn evaluate(&mut self, judged: Judged<'_>, fired: &mut impl FnMut(Fired<'_>)) {
+        let reading = judged.reading;
+        let Self { rules, cooldowns, states, composites, readings_have_state, .. } = self;
         let mut sensor = readings_have_state.then(|| states.of(reading.sensor_name));
         let mut is_awaited = false;
         let mut ctx = Context::new(reading);
-        for (index, rule) in rules.iter_mut().enumerate() {
-            if rule.settings.window.is_some() {
-                continue;
-            }
+        for (index, rule) in rules.iter_mut().enumerate().filter(|(_, rule)| rule.is_of_readings()) {
             let slot = rule.slot.and_then(|slot| sensor.as_mut()?.slots.get_mut(slot));
-            let holds = rule.judge(&mut ctx, reading, stamped, slot);
             if rule.settings.silent.is_some() {
-                is_awaited |= holds;
-            } else if holds {
-                rule.fire(index, reading, stamped, cooldowns, fired);
+                is_awaited |= rule.judge(&mut ctx, judged, slot);
+            } else if rule.judge_and_fire(index, &mut ctx, judged, slot, cooldowns, fired) {
+                composites.note(index);
             }
         }
         if let Some(sensor) = sensor {
             // What nobody asks for need not be kept.
             let is_kept = is_awaited || sensor.heard.is_some();
-            let grown = if is_kept { sensor.hear(reading, stamped, since_boot) } else { 0 };
+            let grown = if is_kept { sensor.hear(judged) } else { 0 };
             states.settle(grown);
         }
+        self.judge_composites(Moment::of(judged), &mut |rule, leaves| {
+            fired(Fired { rule, reading, leaves });
+        });
     }
 
     /// Judges the result of the window of this name by the rules for it, as [`Self::evaluate`] does a reading;
-    /// `reading` is what carries it.
+    /// `judged` is what carries it.
     pub fn evaluate_result(
         &mut self,
         window: &str,
         values: WindowValues,
-        reading: Reading<'_>,
-        stamped: bool,
+        judged: Judged<'_>,
         fired: &mut impl FnMut(Fired<'_>),
     ) {
         if !self.has_windows {
             return;
         }
-        let Self { rules, cooldowns, states, .. } = self;
+        let Self { rules, cooldowns, states, composites, .. } = self;
+        let reading = judged.reading;
         let mut ctx = Context::new(reading).with_window(values);
-        for (index, rule) in rules.iter_mut().enumerate() {
-            if rule.settings.window.as_deref() != Some(window) {
-                continue;
-            }
+        let is_of_it = |rule: &Rule| rule.settings.window.as_deref() == Some(window);
+        for (index, rule) in rules.iter_mut().enumerate().filter(|(_, rule)| is_of_it(rule)) {
             let slot = rule.slot.and_then(|slot| states.of(reading.sensor_name).slots.get_mut(slot));
-            if rule.judge(&mut ctx, reading, stamped, slot) {
-                rule.fire(index, reading, stamped, cooldowns, fired);
+            if rule.judge_and_fire(index, &mut ctx, judged, slot, cooldowns, fired) {
+                composites.note(index);
             }
         }
         states.settle(0);
+        self.judge_composites(Moment::of(judged), &mut |rule, leaves| {
+            fired(Fired { rule, reading, leaves });
+        });
     }
 
     /// Calls back for each sensor and rule whose silence has lasted long enough, once per silence. To be called
@@ -239,23 +262,51 @@ impl Rules {
         if !self.has_silent {
             return;
         }
-        let Self { rules, cooldowns, states, .. } = self;
+        let Self { rules, cooldowns, states, composites, .. } = self;
         for (name, sensor) in states.iter_mut() {
             let Some(heard) = &sensor.heard else { continue };
-            let seconds = since_boot - heard.at;
+            let (seconds, leaves) = (since_boot - heard.at, heard.leaves);
+            let moment = Moment { sensor: name, timestamp: now, stamped: true, leaves };
+            let told = |rule, leaves| Silent {
+                rule,
+                reading: heard.reading(name),
+                stamped: heard.stamped,
+                seconds,
+                leaves,
+            };
             for (index, rule) in rules.iter().enumerate() {
                 let Some(slot) = rule.slot.and_then(|slot| sensor.slots.get_mut(slot)) else { continue };
                 let is_over = rule.settings.silent.is_some_and(|silent| seconds >= silent.as_secs_f64());
-                if !is_over || slot.silence != Silence::Awaited {
+                if !is_over || slot.silence == Silence::Unasked {
+                    continue;
+                }
+                if slot.silence == Silence::Told {
+                    composites.goes_on(index, moment);
                     continue;
                 }
                 slot.silence = Silence::Told;
+                composites.note(index);
                 if cooldowns.permits(index, name, now, rule.settings.cooldown, true) {
                     rule.counters.events.fetch_add(1, Relaxed);
-                    fired(Silent { rule, reading: heard.reading(name), stamped: heard.stamped, seconds });
+                    fired(told(rule, true));
                 }
             }
+            composites.judge(moment, &mut |holds| {
+                if let Some(rule) = rules[holds.rule].fires_for(holds, moment, cooldowns) {
+                    fired(told(rule, holds.leaves));
+                }
+            });
         }
+    }
+
+    /// Asks the rules over rules about what was noted.
+    fn judge_composites(&mut self, moment: Moment<'_>, fired: &mut impl FnMut(&Rule, bool)) {
+        let Self { rules, cooldowns, composites, .. } = self;
+        composites.judge(moment, &mut |holds| {
+            if let Some(rule) = rules[holds.rule].fires_for(holds, moment, cooldowns) {
+                fired(rule, holds.leaves);
+            }
+        });
     }
 
     /// Goes along when the wall clock is set by `moved` seconds: cooldowns on the agent's own time last as
@@ -263,6 +314,7 @@ impl Rules {
     pub fn clock_moved(&mut self, moved: f64) {
         self.cooldowns.clock_moved(moved);
         self.states.clock_moved(moved);
+        self.composites.clock_moved(moved);
     }
 
     /// Each rule's name and its counters, which stay current until the next reload.
@@ -305,15 +357,22 @@ impl Rule {
         &self.message
     }
 
-    fn new(settings: Settings, condition: Expression) -> Self {
+    /// Names of the actions that its events start.
+    pub fn actions(&self) -> &[String] {
+        &self.settings.actions
+    }
+
+    fn new(settings: Settings, condition: Expression, clear: Option<Expression>) -> Self {
         let message = match &settings.message {
             Some(message) => message.clone(),
             None => format!("Rule '{}' fired", settings.name),
         };
-        let uses_previous = condition.uses_previous();
+        let uses_previous =
+            condition.uses_previous() || clear.as_ref().is_some_and(Expression::uses_previous);
         Self {
             settings,
             condition,
+            clear,
             message,
             counters: Arc::default(),
             trouble: None,
@@ -322,14 +381,13 @@ impl Rule {
         }
     }
 
+    fn is_of_readings(&self) -> bool {
+        self.settings.window.is_none() && self.settings.composite.is_none()
+    }
+
     /// Whether the condition is true, and has been for long enough. For silence: whether that is waited for.
-    fn judge(
-        &mut self,
-        ctx: &mut Context<'_>,
-        reading: Reading<'_>,
-        stamped: bool,
-        slot: Option<&mut Slot>,
-    ) -> bool {
+    fn judge(&mut self, ctx: &mut Context<'_>, judged: Judged<'_>, slot: Option<&mut Slot>) -> bool {
+        let Judged { reading, stamped, .. } = judged;
         if self.uses_previous {
             ctx.set_previous(slot.as_ref().and_then(|slot| slot.previous));
         }
@@ -337,31 +395,63 @@ impl Rule {
         self.note(&verdict);
         let is_true = verdict == Ok(true);
         let Some(slot) = slot else { return is_true };
-        if self.uses_previous {
-            slot.remember(reading, stamped);
-        }
         if self.settings.silent.is_some() {
             slot.silence = if is_true { Silence::Awaited } else { Silence::Unasked };
         }
-        if self.settings.hold.is_zero() {
-            return is_true;
+        let holds = if self.settings.hold.is_zero() {
+            is_true
+        } else {
+            slot.holds(is_true, reading.timestamp, self.settings.hold, stamped)
+        };
+        if slot.is_fired
+            && let Some(clear) = &self.clear
+        {
+            let verdict = clear.is_true(ctx);
+            slot.is_fired = verdict != Ok(true);
+            self.note(&verdict);
         }
-        slot.holds(is_true, reading.timestamp, self.settings.hold, stamped)
+        if self.uses_previous {
+            slot.remember(reading, stamped);
+        }
+        holds
     }
 
-    fn fire(
-        &self,
+    /// Judges a reading and fires where it may; whether the rule holds, as rules over rules see it.
+    fn judge_and_fire(
+        &mut self,
         index: usize,
-        reading: Reading<'_>,
-        stamped: bool,
+        ctx: &mut Context<'_>,
+        judged: Judged<'_>,
+        mut slot: Option<&mut Slot>,
         cooldowns: &mut Cooldowns,
         fired: &mut impl FnMut(Fired<'_>),
-    ) {
-        let Settings { cooldown, .. } = self.settings;
-        if cooldowns.permits(index, reading.sensor_name, reading.timestamp, cooldown, stamped) {
-            self.counters.events.fetch_add(1, Relaxed);
-            fired(Fired { rule: self, reading });
+    ) -> bool {
+        let Judged { reading, stamped, .. } = judged;
+        let was_fired = slot.as_ref().is_some_and(|slot| slot.is_fired);
+        let holds = self.judge(ctx, judged, slot.as_deref_mut());
+        if was_fired {
+            // On the reading that clears it, it is neither.
+            return slot.is_some_and(|slot| slot.is_fired);
         }
+        let Settings { cooldown, .. } = self.settings;
+        if holds && cooldowns.permits(index, reading.sensor_name, reading.timestamp, cooldown, stamped) {
+            self.counters.events.fetch_add(1, Relaxed);
+            if let Some(slot) = slot {
+                slot.is_fired = self.clear.is_some();
+            }
+            fired(Fired { rule: self, reading, leaves: true });
+        }
+        holds
+    }
+
+    /// Of a rule over rules that holds: itself, when it may fire.
+    fn fires_for(&self, holds: Holds<'_>, moment: Moment<'_>, cooldowns: &mut Cooldowns) -> Option<&Self> {
+        let Settings { cooldown, .. } = self.settings;
+        let permits = cooldowns.permits(holds.rule, holds.group, moment.timestamp, cooldown, moment.stamped);
+        permits.then(|| {
+            self.counters.events.fetch_add(1, Relaxed);
+            self
+        })
     }
 
     /// Counts an error, and logs when errors begin and when they have ended.
@@ -400,47 +490,15 @@ impl Refused {
     }
 }
 
-/// A spell of errors of one rule, on the time since boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Trouble {
-    since: Duration,
-    last: Duration,
-    errors: u64,
-}
-
-impl Trouble {
-    /// Notes an error, and says whether it is the first of a spell.
-    fn met(trouble: &mut Option<Self>, now: Duration) -> bool {
-        match trouble {
-            Some(trouble) => {
-                trouble.last = now;
-                trouble.errors += 1;
-                false
-            }
-            None => {
-                *trouble = Some(Self { since: now, last: now, errors: 1 });
-                true
-            }
-        }
-    }
-
-    /// Notes a reading without an error, and gives the spell that this ends.
-    fn absent(trouble: &mut Option<Self>, now: Duration) -> Option<Self> {
-        // Of two sensors often only one lacks what the condition asks for: the rule is not well
-        // again with each reading of the other.
-        trouble.take_if(|trouble| now.saturating_sub(trouble.last) >= TROUBLE_QUIET_MIN)
-    }
-}
-
 /// Sensors and rules together whose last fire is remembered.
 pub const COOLDOWN_ENTRIES_MAX: usize = 4096;
 /// What rules may remember of sensors, in bytes.
 pub const STATE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Rules over rules have such a part of it, where there are any.
+const COMPOSITES_SHARE: usize = 4;
 /// Timestamps of this century are floats with a step of a quarter microsecond: two that are meant to
 /// be a cooldown apart may lie a little closer.
 const TIMESTAMP_PRECISION_SECONDS: f64 = 1e-6;
-/// A rule counts as recovered after this long without an error.
-const TROUBLE_QUIET_MIN: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests;

@@ -2,13 +2,14 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::action::{Doors, Occasion};
 use crate::clock::mark::{self, Mark};
 use crate::privacy::{self, Action, Firewall, Verdict};
 use crate::reading::{Batch, Committed, Reading, Refusal, Severity};
 use crate::store::{Lane, Staged};
 
 use super::expr::WindowValues;
-use super::rule::{Fired, Rule, Rules, Silent};
+use super::rule::{Fired, Judged, Rule, Rules, Silent};
 use super::selection::{Selected, Selection};
 use super::window::{WindowResult, Windows};
 use super::{Counters, Standing, encode, validate};
@@ -19,6 +20,8 @@ pub struct Stages {
     pub rules: Rules,
     pub windows: Windows,
     pub selection: Selection,
+    /// The ways to the actions that rules name.
+    pub doors: Doors,
     /// Whether anything leaves the device; without it everything goes to the local lane, and stays
     /// there when delivery is enabled later.
     pub deliver: bool,
@@ -30,6 +33,7 @@ pub struct Plan {
     pub windows: Windows,
     pub selection: Selection,
     pub privacy: privacy::Settings,
+    pub doors: Doors,
     pub deliver: bool,
 }
 
@@ -42,7 +46,7 @@ impl Stages {
         let windows = std::mem::replace(&mut self.windows, plan.windows);
         self.windows.carry_over(windows);
         self.selection.reload(plan.selection);
-        self.deliver = plan.deliver;
+        (self.doors, self.deliver) = (plan.doors, plan.deliver);
     }
 
     /// Goes along when the wall clock is set by `moved` seconds: what is open stays open, and what has to
@@ -118,15 +122,16 @@ impl Stages {
     /// Emits the windows that ended, by the wall clock, without a reading to say so, and the events of sensors
     /// that went silent.
     pub fn tick(&mut self, standing: &Standing<'_>, staged: &mut Staged, counters: &Counters) {
-        let Self { firewall, rules, windows, selection, deliver } = self;
+        let Self { firewall, rules, windows, selection, doors, deliver } = self;
+        let acts = Acts { doors, delivers: *deliver };
         let mut results =
-            Results { firewall, rules, selection, deliver: *deliver, standing, staged, counters };
+            Results { firewall, rules, selection, deliver: *deliver, acts, standing, staged, counters };
         if !windows.is_empty() {
             windows.flush(standing.now, &mut |result| results.emit(&result));
         }
         rules.silences(standing.now - standing.offset, standing.now, &mut |silent| {
             let deliver = *deliver && selection.of(silent.reading.sensor_name).events;
-            emit_silence(firewall, deliver, &silent, standing, staged, counters);
+            emit_silence(firewall, (deliver, acts), &silent, standing, staged, counters);
         });
     }
 
@@ -138,24 +143,28 @@ impl Stages {
         staged: &mut Staged,
         counters: &Counters,
     ) -> bool {
-        let Self { firewall, rules, windows, selection, deliver } = self;
+        let Self { firewall, rules, windows, selection, doors, deliver } = self;
         let deliver = *deliver;
+        let acts = Acts { doors, delivers: deliver };
         let has_windows = !windows.is_empty();
         // What is not plain to everybody is not mixed into a window over all sensors either.
         let pooled = has_windows && firewall.sensor_action(reading.sensor_name) == Action::Allow;
         let Verdict::Keep { outbound, local } = firewall.judge(reading) else { return false };
         let selected = if deliver { selection.reading(reading, stamped) } else { Selected::ALL };
         counters.readings_suppressed.fetch_add(u64::from(!selected.reading), Relaxed);
-        let mut out = Out { staged, deliver: deliver && selected.reading, mark };
+        let mut out = Out { staged, deliver: deliver && selected.reading, acts, mark };
         out.stage(outbound, local, selected.suppressed);
         out.deliver = deliver && selected.events;
         let since_boot = standing.now - standing.offset;
-        rules.evaluate(reading, stamped, since_boot, &mut |fired: Fired<'_>| {
+        let judged = Judged { reading, stamped, since_boot, leaves: outbound.is_some() };
+        rules.evaluate(judged, &mut |fired: Fired<'_>| {
             counters.events_triggered.fetch_add(1, Relaxed);
+            let (outbound, local) = copies(fired.leaves, outbound, local);
             out.stage_event(About::reading(fired.rule, reading.timestamp, mark), outbound, local);
         });
         if has_windows {
-            let mut results = Results { firewall, rules, selection, deliver, standing, staged, counters };
+            let mut results = 
+                Results { firewall, rules, selection, deliver, acts, standing, staged, counters };
             windows.add(reading, pooled, stamped, &mut |result| results.emit(&result));
         }
         true
@@ -188,10 +197,19 @@ impl<'a> About<'a> {
     }
 }
 
+/// What events start, whatever is selected of their sensor for delivery.
+#[derive(Clone, Copy)]
+struct Acts<'a> {
+    doors: &'a Doors,
+    /// Delivery is on.
+    delivers: bool,
+}
+
 /// Where the copies of one item go.
 struct Out<'a> {
     staged: &'a mut Staged,
     deliver: bool,
+    acts: Acts<'a>,
     mark: Option<Mark<'a>>,
 }
 
@@ -236,9 +254,23 @@ impl Out<'_> {
             mark: event_mark,
         };
         let mark = self.mark;
-        self.push(lane, timestamp, |out| encode::event(out, text, about, mark));
+        self.push(lane, timestamp, |out| encode::event(out, text, Some(about), mark));
         if event_mark.is_some() && mark.is_none() {
             self.staged.note_provisional(lane);
+        }
+        self.start_actions(rule, text, outbound);
+    }
+
+    /// Keeps places for what the event starts; each gets what may leave the device, wherever it is.
+    fn start_actions(&mut self, rule: &Rule, text: encode::EventText<'_>, outbound: Option<Reading<'_>>) {
+        let (mark, Acts { doors, delivers }) = (self.mark, self.acts);
+        let sensor = outbound.map(|reading| reading.sensor_name);
+        let occasion = Occasion { rule: rule.name(), sensor, delivers };
+        for door in rule.actions().iter().filter_map(|name| doors.get(name)) {
+            let admitted = door.admit(occasion, |out| encode::event(out, text, outbound, mark));
+            if let Some(admitted) = admitted {
+                self.staged.after_commit(move || admitted.start());
+            }
         }
     }
 
@@ -256,6 +288,7 @@ struct Results<'a, 's> {
     rules: &'a mut Rules,
     selection: &'a mut Selection,
     deliver: bool,
+    acts: Acts<'a>,
     standing: &'a Standing<'s>,
     staged: &'a mut Staged,
     counters: &'a Counters,
@@ -264,7 +297,7 @@ struct Results<'a, 's> {
 impl Results<'_, '_> {
     /// A window's result travels as a reading of its sensor, so that the sensor's privacy holds for it.
     fn emit(&mut self, result: &WindowResult<'_>) {
-        let Self { firewall, rules, selection, deliver, standing, staged, counters } = self;
+        let Self { firewall, rules, selection, deliver, acts, standing, staged, counters } = self;
         let metadata = encode::window_metadata(result);
         let reading = Reading {
             sensor_name: result.sensor_name,
@@ -278,14 +311,26 @@ impl Results<'_, '_> {
         // The end of a span of the agent's own time stands as far from the wall clock as that does.
         let mark = if result.stamped { standing.mark(result.end - standing.offset) } else { None };
         let selected = selection.of(result.sensor_name);
-        let mut out = Out { staged, deliver: *deliver && selected.windows, mark };
+        let mut out = Out { staged, deliver: *deliver && selected.windows, acts: *acts, mark };
         out.stage(outbound, local, 0);
         out.deliver = *deliver && selected.events;
-        rules.evaluate_result(&result.window.name, values(result), reading, result.stamped, &mut |fired| {
+        let judged =
+            Judged { reading, stamped: result.stamped, since_boot: 0.0, leaves: outbound.is_some() };
+        rules.evaluate_result(&result.window.name, values(result), judged, &mut |fired| {
             counters.events_triggered.fetch_add(1, Relaxed);
+            let (outbound, local) = copies(fired.leaves, outbound, local);
             out.stage_event(About::reading(fired.rule, reading.timestamp, mark), outbound, local);
         });
     }
+}
+
+/// The copies of a reading for an event that may not leave although the reading may, or of one that may.
+fn copies<'r>(
+    leaves: bool,
+    outbound: Option<Reading<'r>>,
+    local: Option<Reading<'r>>,
+) -> (Option<Reading<'r>>, Option<Reading<'r>>) {
+    if leaves { (outbound, local) } else { (None, local.or(outbound)) }
 }
 
 /// As a condition sees them.
@@ -297,14 +342,15 @@ fn values(result: &WindowResult<'_>) -> WindowValues {
 /// The event of a sensor that went silent carries its last reading, as privacy leaves that now.
 fn emit_silence(
     firewall: &mut Firewall,
-    deliver: bool,
+    (deliver, acts): (bool, Acts<'_>),
     silent: &Silent<'_>,
     standing: &Standing<'_>,
     staged: &mut Staged,
     counters: &Counters,
 ) {
-    let Silent { rule, reading, stamped, seconds } = *silent;
+    let Silent { rule, reading, stamped, seconds, leaves } = *silent;
     let Verdict::Keep { outbound, local } = firewall.judge(reading) else { return };
+    let (outbound, local) = copies(leaves, outbound, local);
     counters.events_triggered.fetch_add(1, Relaxed);
     let mark = if stamped { standing.mark(reading.timestamp - standing.offset) } else { None };
     let metadata = encode::silence_metadata(seconds);
@@ -314,7 +360,7 @@ fn emit_silence(
         metadata: &metadata,
         mark: standing.mark(standing.now - standing.offset),
     };
-    Out { staged, deliver, mark }.stage_event(about, outbound, local);
+    Out { staged, deliver, acts, mark }.stage_event(about, outbound, local);
 }
 
 #[cfg(test)]
@@ -338,6 +384,7 @@ mod tests {
             rules: Rules::new(&[]).unwrap(),
             windows: Windows::new(&[]),
             selection: Selection::new(&[]),
+            doors: Doors::default(),
             deliver: true,
         };
         let mut batch = Batch::default();
@@ -358,6 +405,47 @@ mod tests {
     }
 
     #[test]
+    fn the_event_of_a_rule_over_rules_stays_on_the_device_where_one_of_its_readings_does() {
+        let plain = |name: &str, expr: &str| rule::Settings {
+            name: name.to_owned(),
+            condition_expr: expr.to_owned(),
+            ..rule::Settings::default()
+        };
+        let composite = rule::Composite {
+            all_of: vec!["open".to_owned(), "hot".to_owned()],
+            within: Duration::from_secs(60),
+            ..rule::Composite::default()
+        };
+        let over = rule::Settings { composite: Some(composite), ..plain("both", "True") };
+        let all = [plain("open", "ctx.sensor_name[:4] == 'door'"), plain("hot", "ctx.value > 80"), over];
+        let settings = privacy::Settings {
+            enabled: true,
+            local_only: vec![privacy::FieldPattern("door-private".to_owned())],
+            ..privacy::Settings::default()
+        };
+        for (door, is_outbound) in [("door-private", false), ("door", true)] {
+            let mut stages = Stages {
+                firewall: Firewall::new(&settings, HashKey::new(&[7; 32])),
+                rules: Rules::new(&all).unwrap(),
+                windows: Windows::new(&[]),
+                selection: Selection::new(&[]),
+                doors: Doors::default(),
+                deliver: true,
+            };
+            let mut batch = Batch::default();
+            let now = 1_800_000_000.0;
+            for (sensor_name, value) in [(door, 1.0), ("oven", 90.0)] {
+                batch.push(Reading { sensor_name, timestamp: now, value, unit: "", metadata: "{}" });
+            }
+            let standing = Standing { boot: "b", offset: now, now, is_synchronised: true };
+            let mut staged = Staged::default();
+            stages.take_in(&batch, &standing, &mut staged, &Counters::default());
+            let holds = |lane: Lane| String::from_utf8_lossy(staged.lines(lane)).contains("both");
+            assert_eq!((holds(Lane::Telemetry), holds(Lane::Local)), (is_outbound, !is_outbound), "{door}");
+        }
+    }
+
+    #[test]
     fn the_event_of_a_silent_sensor_is_what_privacy_makes_of_its_last_reading() {
         let settings = privacy::Settings {
             enabled: true,
@@ -369,17 +457,15 @@ mod tests {
             name: "silent".to_owned(),
             condition_expr: "True".to_owned(),
             severity: Severity::Critical,
-            cooldown: Duration::ZERO,
-            message: None,
-            hold: Duration::ZERO,
             silent: Some(Duration::from_secs(60)),
-            window: None,
+            ..rule::Settings::default()
         };
         let mut stages = Stages {
             firewall: Firewall::new(&settings, HashKey::new(&[7; 32])),
             rules: Rules::new(&[silent]).unwrap(),
             windows: Windows::new(&[]),
             selection: Selection::new(&[]),
+            doors: Doors::default(),
             deliver: true,
         };
         let metadata = r#"{"operator":"ann","gps":[1,2],"line":"a"}"#;

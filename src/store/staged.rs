@@ -1,5 +1,7 @@
 //! What waits for its commit: encoded items by lane, and the receipts of their sources.
 
+use std::fmt;
+
 use crate::lifecycle::memory::Share;
 use crate::reading::{Committed, Receipt, Refusal};
 
@@ -11,6 +13,8 @@ use super::{ClockNews, Digest, Lane};
 pub struct Staged {
     pub(super) lanes: [LaneText; 7],
     receipts: Vec<(Receipt, Committed)>,
+    /// What begins once all of this is durable.
+    afterwards: Vec<Afterwards>,
     /// Of the memory for what is on its way; given back with the receipts.
     share: Option<Share>,
     /// Rows of another program's queue that these items were.
@@ -20,6 +24,15 @@ pub struct Staged {
     pub(super) news: Option<ClockNews>,
     /// How sources know the messages again that these items came in.
     messages: Vec<u8>,
+}
+
+/// Called once, by the store thread: it must not wait.
+struct Afterwards(Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for Afterwards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Afterwards")
+    }
 }
 
 /// Items of one lane: one line of JSON each.
@@ -105,6 +118,11 @@ impl Staged {
         self.receipts.push((receipt, committed));
     }
 
+    /// Has `begin` called after the commit, behind all receipts; it must not wait. It is dropped when there is none.
+    pub fn after_commit(&mut self, begin: impl FnOnce() + Send + 'static) {
+        self.afterwards.push(Afterwards(Box::new(begin)));
+    }
+
     /// Keeps `share` until all of this is committed.
     pub fn occupy(&mut self, share: Share) {
         match &mut self.share {
@@ -177,6 +195,7 @@ impl Staged {
             ours.lines.extend_from_slice(&theirs.lines);
         }
         self.receipts.extend(other.receipts);
+        self.afterwards.extend(other.afterwards);
         if let Some(share) = other.share {
             self.occupy(share);
         }
@@ -212,6 +231,7 @@ impl Staged {
             // A source that stopped listening has nothing to acknowledge any more.
             receipt.send(committed).ok();
         }
+        self.afterwards.into_iter().for_each(|Afterwards(begin)| begin());
     }
 }
 

@@ -21,8 +21,8 @@ fn value(found: &Value, path: &str, hidden: &mut Vec<String>) -> Json {
                 let is_known = KEYS.contains(&key.as_str());
                 let below = match path {
                     "" => key.clone(),
-                    // `[rules.<name>]` is a rule as one of the list.
-                    "rules" if !is_known => path.to_owned(),
+                    // `[rules.<name>]` is a rule as one of the list, and so is an action.
+                    "rules" | "actions" if !is_known => path.to_owned(),
                     path => format!("{path}.{key}"),
                 };
                 let below = value(&entry.node.value, &below, hidden);

@@ -110,7 +110,7 @@ fn excerpt(bytes: &[u8], settings: &Settings) -> String {
 }
 
 pub const AGENT: &str = concat!("Pyvorin-Edge/", env!("CARGO_PKG_VERSION"));
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Of an answer's body; an endpoint that sends more is cut off.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Of an answer's body, kept beside a dead letter.

@@ -7,23 +7,23 @@
 
 pub mod backoff;
 pub mod budget;
-mod connect;
+pub(crate) mod connect;
 pub mod decide;
 mod delivery;
 pub mod encode;
 pub mod flush;
 mod http_date;
-mod message;
+pub(crate) mod message;
 pub mod pace;
 pub mod phase;
 pub mod probe;
 pub mod proxy;
 mod report;
-mod stamp;
+pub(crate) mod stamp;
 pub mod step_back;
 mod tcp_info;
 pub mod transport;
-mod trouble;
+pub(crate) mod trouble;
 mod uploader;
 pub mod wire;
 

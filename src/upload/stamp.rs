@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::{Proxy, Settings};
+use crate::tls;
 
 /// Device, inode, size and time of the last change of a file; `None` when there is none.
 pub type Stamp = Option<(u64, u64, u64, i64, i64)>;
@@ -21,7 +22,11 @@ pub fn stamps(settings: &Settings) -> Vec<Stamp> {
 }
 
 pub fn certificate_stamps(settings: &Settings) -> Vec<Stamp> {
-    let files = &settings.tls;
+    file_stamps(&settings.tls)
+}
+
+/// Of certificates and keys.
+pub fn file_stamps(files: &tls::Files) -> Vec<Stamp> {
     [&files.ca_file, &files.client_certificate_file, &files.client_key_file]
         .map(|path| path.as_deref().and_then(stamp))
         .into()

@@ -37,7 +37,7 @@ pub fn explain(error: &(dyn Error + 'static), settings: &Settings) -> String {
 }
 
 /// The error and its causes, each once.
-fn chain(error: &(dyn Error + 'static)) -> String {
+pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     let mut cause = Some(error);
     while let Some(error) = cause {

@@ -42,6 +42,7 @@ impl Agent {
             last_reload: None,
             devices: 1,
             sources: vec![source],
+            actions: Vec::new(),
             cloud_enabled: true,
             endpoint: "https://api.example.com/v1/ingest".to_owned(),
             privacy: PrivacySummary { enabled: true, ..Default::default() },

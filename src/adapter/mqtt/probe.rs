@@ -33,7 +33,7 @@ async fn enter(source: &Source, limit: Duration) -> Result<(), String> {
     let mut network = NetworkOptions::new();
     network.set_connection_timeout(limit.as_secs().max(1));
     options.set_network_options(network);
-    source.introduce(&mut options)?;
+    source.introduce(&mut options, super::SECTION)?;
     let (client, mut event_loop) = AsyncClient::builder(options).capacity(REQUESTS_MAX).build();
     loop {
         match event_loop.poll().await {

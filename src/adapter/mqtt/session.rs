@@ -391,7 +391,7 @@ fn connect(source: &Source, intake: &Intake) -> Result<(AsyncClient, EventLoop),
     options.set_socket_connector(|host, network| async move {
         rumqttc::default_socket_connect(host, network).await.map(GatheringStream::new)
     });
-    source.introduce(&mut options).map_err(Error::Connection)?;
+    source.introduce(&mut options, super::SECTION).map_err(Error::Connection)?;
     Ok(AsyncClient::builder(options).capacity(REQUESTS_MAX).build())
 }
 

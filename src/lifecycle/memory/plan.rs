@@ -36,6 +36,8 @@ pub struct Plan {
     pub decisions: usize,
     /// What rules remember of sensors: previous values, since when a condition holds, the last reading.
     pub rule_state_bytes: usize,
+    /// Events that wait for actions.
+    pub action_bytes: usize,
 }
 
 impl Plan {
@@ -63,6 +65,7 @@ impl Plan {
             cooldowns: scaled(4096, 256),
             decisions: scaled(4096, 256),
             rule_state_bytes: scaled(2 * MIB, 128 * KIB),
+            action_bytes: scaled(512 * KIB, 64 * KIB),
             limit,
         };
         plan.total_bytes = plan.sum();
@@ -86,6 +89,7 @@ impl Plan {
             PANE_BYTES * self.window_panes,
             SENSOR_BYTES * (self.cooldowns + self.decisions),
             self.rule_state_bytes,
+            self.action_bytes,
         ];
         let sum: usize = parts.iter().sum();
         // What an allocator loses between its pieces.

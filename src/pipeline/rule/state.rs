@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::TIMESTAMP_PRECISION_SECONDS;
+use super::{Judged, TIMESTAMP_PRECISION_SECONDS};
 use crate::pipeline::expr::Previous;
 use crate::reading::Reading;
 
@@ -41,6 +41,8 @@ pub(super) struct Slot {
     /// By the agent's own clock.
     stamped: bool,
     pub(super) silence: Silence,
+    /// It fired, and has to be cleared before it does again.
+    pub(super) is_fired: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +64,8 @@ pub(super) struct Heard {
     timestamp: f64,
     value: f64,
     pub(super) stamped: bool,
+    /// Privacy lets something of it leave the device.
+    pub(super) leaves: bool,
     /// Unit and metadata.
     text: String,
     unit_bytes: usize,
@@ -152,16 +156,17 @@ impl States {
 }
 
 impl Sensor {
-    /// Notes a reading that arrives at `at` seconds of the boot clock; returns the bytes it grew by.
-    pub(super) fn hear(&mut self, reading: Reading<'_>, stamped: bool, at: f64) -> usize {
+    /// Notes a reading; returns the bytes it grew by.
+    pub(super) fn hear(&mut self, judged: Judged<'_>) -> usize {
+        let Judged { reading, stamped, since_boot, leaves } = judged;
         let heard = self.heard.get_or_insert_default();
         let before = heard.text.capacity();
         heard.text.clear();
         heard.text.push_str(reading.unit);
         heard.text.push_str(reading.metadata);
         heard.unit_bytes = reading.unit.len();
-        (heard.at, heard.timestamp, heard.value) = (at, reading.timestamp, reading.value);
-        heard.stamped = stamped;
+        (heard.at, heard.timestamp, heard.value) = (since_boot, reading.timestamp, reading.value);
+        (heard.stamped, heard.leaves) = (stamped, leaves);
         heard.text.capacity() - before
     }
 
@@ -248,7 +253,8 @@ mod tests {
             let name = number.to_string();
             let reading =
                 Reading { sensor_name: &name, timestamp: 0.0, value: 0.0, unit: "C", metadata: &long };
-            let grown = states.of(&name).hear(reading, false, 0.0);
+            let grown =
+                states.of(&name).hear(Judged { reading, stamped: false, since_boot: 0.0, leaves: true });
             states.settle(grown);
             states.of("always").slots[0].stamped = true;
             states.settle(0);

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 fn settings(name: &str, condition_expr: &str, cooldown_seconds: u64) -> Settings {
@@ -6,10 +8,7 @@ fn settings(name: &str, condition_expr: &str, cooldown_seconds: u64) -> Settings
         condition_expr: condition_expr.to_owned(),
         severity: Severity::Warning,
         cooldown: Duration::from_secs(cooldown_seconds),
-        message: None,
-        hold: Duration::ZERO,
-        silent: None,
-        window: None,
+        ..Settings::default()
     }
 }
 
@@ -17,9 +16,13 @@ fn reading(sensor_name: &str, timestamp: f64, value: f64) -> Reading<'_> {
     Reading { sensor_name, timestamp, value, unit: "C", metadata: "{}" }
 }
 
+fn judged(reading: Reading<'_>) -> Judged<'_> {
+    Judged { reading, stamped: false, since_boot: 0.0, leaves: true }
+}
+
 fn fires(rules: &mut Rules, reading: Reading<'_>) -> Vec<String> {
     let mut names = Vec::new();
-    rules.evaluate(reading, false, 0.0, &mut |fired| names.push(fired.rule.name().to_owned()));
+    rules.evaluate(judged(reading), &mut |fired| names.push(fired.rule.name().to_owned()));
     names
 }
 
@@ -34,7 +37,7 @@ fn rules_fire_in_order_with_the_reading_and_the_default_message() {
     let hot = Settings { message: Some("hot!".to_owned()), ..settings("hot", "ctx.value > 80", 0) };
     let mut rules = Rules::new(&[warm, hot]).unwrap();
     let mut seen = Vec::new();
-    rules.evaluate(reading("oven", 10.0, 90.0), false, 0.0, &mut |fired| {
+    rules.evaluate(judged(reading("oven", 10.0, 90.0)), &mut |fired| {
         assert_eq!(fired.reading.sensor_name, "oven");
         assert_eq!(fired.rule.severity(), Severity::Warning);
         seen.push(fired.rule.message().to_owned());
@@ -155,7 +158,7 @@ fn a_rule_of_a_window_judges_its_results_and_no_readings() {
     let mut results = |window: &str, mean: f64, max: f64| {
         let mut names = Vec::new();
         let values = WindowValues { mean, max, count: 2, ..WindowValues::default() };
-        rules.evaluate_result(window, values, reading("x", 60.0, mean), false, &mut |fired| {
+        rules.evaluate_result(window, values, judged(reading("x", 60.0, mean)), &mut |fired| {
             names.push(fired.rule.name().to_owned());
         });
         names
@@ -182,8 +185,8 @@ fn a_silent_sensor_fires_once_and_again_only_after_it_came_back() {
     let mut rules = Rules::new(&[silent("ctx.sensor_name != 'z'")]).unwrap();
     let hear = |rules: &mut Rules, name: &str, since_boot: f64| {
         // Their own clocks say anything.
-        let read = reading(name, 7.0, 1.0);
-        rules.evaluate(read, false, since_boot, &mut |fired| panic!("{} fired", fired.rule.name()));
+        let read = Judged { since_boot, ..judged(reading(name, 7.0, 1.0)) };
+        rules.evaluate(read, &mut |fired| panic!("{} fired", fired.rule.name()));
     };
     for (name, at) in [("x", 100.0), ("y", 130.0), ("z", 100.0)] {
         hear(&mut rules, name, at);
@@ -213,7 +216,7 @@ fn what_rules_remember_is_bounded_whatever_names_come() {
         for number in 0..1000 {
             let name = number.to_string();
             let reading = Reading { metadata: &metadata, ..reading(&name, 1.0, 1.0) };
-            rules.evaluate(reading, false, 0.0, &mut |_| {});
+            rules.evaluate(judged(reading), &mut |_| {});
         }
     };
     fill(&mut rules);
@@ -223,6 +226,133 @@ fn what_rules_remember_is_bounded_whatever_names_come() {
     assert!(after.state_evictions().load(Relaxed) > forgotten);
     let kept = silences(&mut after, 60.0).len();
     assert!((150..1024 * 1024 / 4000).contains(&kept), "{kept}");
+}
+
+#[test]
+fn a_rule_with_a_clear_condition_fires_again_only_once_it_was_cleared() {
+    let latched = Settings {
+        clear_expr: Some("ctx.value < 70 and prev.value is not None".to_owned()),
+        ..settings("latched", "ctx.value > 80", 0)
+    };
+    let mut rules = Rules::new(&[latched.clone()]).unwrap();
+    let mut run = |sensor: &str, values: &[f64]| {
+        let fired = |value: &f64| !fires(&mut rules, reading(sensor, 1.0, *value)).is_empty();
+        values.iter().map(fired).collect::<Vec<_>>()
+    };
+    assert_eq!(run("x", &[90.0, 90.0, 75.0, 85.0, 60.0, 90.0]), [true, false, false, false, false, true]);
+    assert_eq!(run("y", &[60.0, 90.0]), [false, true], "each sensor by itself");
+    let mut after = Rules::new(&[latched]).unwrap();
+    after.carry_over(rules);
+    assert_eq!(fires(&mut after, reading("x", 1.0, 90.0)), [""; 0], "a reload clears nothing");
+}
+
+#[test]
+fn a_fire_that_the_cooldown_holds_back_needs_no_clearing() {
+    let latched = Settings {
+        clear_expr: Some("ctx.value < 70".to_owned()),
+        ..settings("latched", "ctx.value > 80", 60)
+    };
+    let mut rules = Rules::new(&[latched]).unwrap();
+    let mut at = |time: f64, value: f64| fires(&mut rules, reading("x", time, value)).len();
+    assert_eq!(
+        [at(0.0, 90.0), at(10.0, 60.0), at(20.0, 90.0), at(61.0, 90.0), at(200.0, 90.0)],
+        [1, 0, 0, 1, 0]
+    );
+}
+
+fn over(name: &str, all_of: &[&str], group_by: GroupBy) -> Settings {
+    let all_of = all_of.iter().map(|name| (*name).to_owned()).collect();
+    let within = Duration::from_secs(10);
+    let composite = Composite { all_of, within, group_by, ..Composite::default() };
+    Settings { composite: Some(composite), ..settings(name, "True", 0) }
+}
+
+#[test]
+fn rules_over_rules_see_conditions_and_not_cooldowns_and_have_their_own() {
+    let trouble = Settings { cooldown: MINUTE, ..over("trouble", &["hot", "shakes"], GroupBy::Prefix) };
+    let hot = settings("hot", "ctx.unit == 'C' and ctx.value > 80", 3600);
+    let shakes = settings("shakes", "ctx.value == 7", 3600);
+    let mut rules = Rules::new(&[trouble, hot, shakes]).unwrap();
+    let mut at = |sensor: &str, time: f64, value: f64| fires(&mut rules, reading(sensor, time, value));
+    assert_eq!(at("pump1/heat", 0.0, 90.0), ["hot"]);
+    assert_eq!(at("pump2/shake", 1.0, 7.0), ["shakes"], "another pump");
+    assert_eq!(at("pump1/shake", 2.0, 7.0), ["shakes", "trouble"]);
+    assert_eq!(at("pump1/shake", 3.0, 7.0), [""; 0], "its own cooldown");
+    // Both rules are in their cooldowns, and hold all the same.
+    assert_eq!(at("pump1/heat", 70.0, 90.0), [""; 0]);
+    assert_eq!(at("pump1/shake", 71.0, 7.0), ["trouble"]);
+    assert_eq!(count(&rules, "trouble"), (2, 0));
+}
+
+#[test]
+fn a_silence_stands_for_a_rule_over_rules_as_long_as_it_lasts() {
+    let gone = Settings { silent: Some(MINUTE), ..settings("gone", "ctx.sensor_name == 'flow'", 0) };
+    let on = settings("on", "ctx.sensor_name == 'pump' and ctx.value > 0", 0);
+    let mut rules = Rules::new(&[gone, on, over("dry", &["gone", "on"], GroupBy::All)]).unwrap();
+    let hear = |rules: &mut Rules, name: &str, since_boot: f64, value: f64| {
+        let judged = Judged { since_boot, ..judged(reading(name, 1.8e9 + since_boot, value)) };
+        let mut names = Vec::new();
+        rules.evaluate(judged, &mut |fired| names.push(fired.rule.name().to_owned()));
+        names
+    };
+    let tick = |rules: &mut Rules, since_boot: f64| {
+        let mut names = Vec::new();
+        rules.silences(since_boot, 1.8e9 + since_boot, &mut |silent| {
+            names.push(silent.rule.name().to_owned())
+        });
+        names
+    };
+    hear(&mut rules, "flow", 0.0, 1.0);
+    assert_eq!(hear(&mut rules, "pump", 55.0, 1.0), ["on"]);
+    assert_eq!(tick(&mut rules, 61.0), ["gone", "dry"]);
+    assert_eq!(tick(&mut rules, 62.0), [""; 0]);
+    tick(&mut rules, 500.0);
+    assert_eq!(hear(&mut rules, "pump", 501.0, 1.0), ["on", "dry"], "it is silent still");
+    hear(&mut rules, "flow", 502.0, 1.0);
+    assert_eq!(hear(&mut rules, "pump", 520.0, 1.0), ["on"]);
+}
+
+#[test]
+fn fifty_reloads_change_nothing_about_rules_that_stay_as_they_are() {
+    let clear_expr = Some("ctx.value < 20".to_owned());
+    let kept = [
+        settings("plain", "ctx.value > 90", 7),
+        Settings { hold: Duration::from_secs(5), ..settings("held", "ctx.value > 30", 11) },
+        settings("jump", "prev.value is not None and ctx.value - prev.value > 50", 0),
+        Settings { clear_expr, ..settings("latched", "ctx.value > 80", 0) },
+        over("both", &["plain", "jump"], GroupBy::Prefix),
+    ];
+    let mut random = fastrand::Rng::with_seed(7);
+    let readings: Vec<_> =
+        (0..5_000).map(|step| (step % 3, f64::from(step) / 3.0, random.f64() * 100.0)).collect();
+    let run = |reloads_every: usize| {
+        let mut rules = Rules::new(&kept).unwrap();
+        let mut events = Vec::new();
+        for (step, (sensor, time, value)) in readings.iter().enumerate() {
+            if step % reloads_every == reloads_every - 1 {
+                // One comes, changes and goes, in front of the others and behind them.
+                let other = settings("other", &format!("ctx.value > {step}"), 5);
+                let mut all = kept.to_vec();
+                all.insert(if step % 2 == 0 { 0 } else { kept.len() }, other);
+                let mut after = Rules::new(if step % 3 == 0 { &kept } else { &all }).unwrap();
+                after.carry_over(rules);
+                rules = after;
+            }
+            let name = format!("plant/{sensor}");
+            for fired in fires(&mut rules, reading(&name, *time, *value)) {
+                if fired != "other" {
+                    events.push((step, fired));
+                }
+            }
+        }
+        events
+    };
+    let events = run(usize::MAX);
+    for rule in &kept {
+        assert!(events.iter().filter(|(_, name)| *name == rule.name).count() > 10, "{}", rule.name);
+    }
+    assert_eq!(run(100), events);
+    assert_eq!(run(1), events, "a reload before each reading");
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
