@@ -52,6 +52,8 @@ pub const NAME: &str = "pyv-edge-agent";
       say whether the database is whole
   pyv-edge-agent rules eval 'ctx.value > 85.0' --reading '{\"value\": 90}'
       say what a condition makes of a reading
+  pyv-edge-agent rules test --last 24h --config new.toml
+      say what other rules would have made of what is stored
   pyv-edge-agent query --sensor 'temp.*' --since 1h
       print what is stored
   pyv-edge-agent status
@@ -137,7 +139,7 @@ pub fn main() -> ExitCode {
         Some(Command::Doctor(what)) => ended(doctor::run(arguments.config, &what)),
         Some(Command::SupportBundle(what)) => ended(support_bundle::run(arguments.config, &what)),
         Some(Command::Blackbox(what)) => blackbox::run(arguments.config, what),
-        Some(Command::Rules(command)) => rules::run(arguments.config, &command),
+        Some(Command::Rules(command)) => rules::run(arguments.config, command),
         Some(Command::Query(what)) => ended(query::run(arguments.config, what)),
         Some(Command::Tail(what)) => ended(tail::run(arguments.config, what)),
         Some(Command::Store(command)) => store::run(arguments.config, command),

@@ -105,6 +105,20 @@ pub fn disarm(metadata: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8(out).expect("JSON text is UTF-8"))
 }
 
+/// `metadata` as it came in, without our mark.
+pub fn without(metadata: &str) -> Cow<'_, str> {
+    if !metadata.contains(KEY) {
+        return Cow::Borrowed(metadata);
+    }
+    let Ok(mut members) = serde_json::from_str::<Members<'_>>(metadata) else {
+        return Cow::Borrowed(metadata);
+    };
+    members.0.retain(|(key, _)| key != KEY);
+    let mut out = Vec::with_capacity(metadata.len());
+    object(&mut out, &members, |out, _, value| out.extend_from_slice(value.get().as_bytes()));
+    Cow::Owned(String::from_utf8(out).expect("JSON text is UTF-8"))
+}
+
 /// Appends the item of `line` with its provisional times put right; false, and nothing appended, when it
 /// bears no mark that `correction` is for. Works on readings, window results and events.
 pub fn correct(out: &mut Vec<u8>, line: &str, correction: &Correction) -> bool {

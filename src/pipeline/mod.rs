@@ -5,6 +5,7 @@ mod counters;
 pub mod encode;
 pub mod expr;
 mod gather;
+pub mod replay;
 pub mod rule;
 pub mod selection;
 mod stages;

@@ -334,6 +334,11 @@ impl Rules {
         self.states.evictions()
     }
 
+    /// Whether anything fires because time passes.
+    pub fn wait_for_silence(&self) -> bool {
+        self.has_silent
+    }
+
     pub fn len(&self) -> usize {
         self.rules.len()
     }

@@ -334,7 +334,7 @@ fn copies<'r>(
 }
 
 /// As a condition sees them.
-fn values(result: &WindowResult<'_>) -> WindowValues {
+pub(super) fn values(result: &WindowResult<'_>) -> WindowValues {
     let WindowResult { mean, max, min, std, sum, count, start, end, .. } = *result;
     WindowValues { mean, max, min, std, sum, count, start, end }
 }

@@ -15,6 +15,7 @@ mod counters;
 pub mod export;
 pub mod follow;
 mod gap;
+pub mod history;
 mod imported;
 mod infer;
 pub mod inspect;

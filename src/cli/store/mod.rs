@@ -8,7 +8,7 @@ mod repair;
 mod stats;
 pub(super) mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use time::OffsetDateTime;
@@ -57,6 +57,12 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// The database file, in `state_dir` when none is named.
+    pub(super) fn or_in(self, state_dir: &Path) -> PathBuf {
+        let database = self.database.unwrap_or_else(|| state_dir.to_owned());
+        if database.is_dir() { database.join(DATABASE_FILE) } else { database }
+    }
+
     /// The database file. What is wrong with the configuration was printed; the error is the exit code.
     pub(super) fn resolve(self, config: Option<PathBuf>) -> Result<PathBuf, u8> {
         if let Some(database) = self.database {

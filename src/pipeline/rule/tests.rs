@@ -234,7 +234,7 @@ fn a_rule_with_a_clear_condition_fires_again_only_once_it_was_cleared() {
         clear_expr: Some("ctx.value < 70 and prev.value is not None".to_owned()),
         ..settings("latched", "ctx.value > 80", 0)
     };
-    let mut rules = Rules::new(&[latched.clone()]).unwrap();
+    let mut rules = Rules::new(std::slice::from_ref(&latched)).unwrap();
     let mut run = |sensor: &str, values: &[f64]| {
         let fired = |value: &f64| !fires(&mut rules, reading(sensor, 1.0, *value)).is_empty();
         values.iter().map(fired).collect::<Vec<_>>()
