@@ -105,15 +105,16 @@ pub fn disarm(metadata: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8(out).expect("JSON text is UTF-8"))
 }
 
-/// `metadata` as it came in, without our mark.
+/// `metadata` as it came in, without what the agent adds to it.
 pub fn without(metadata: &str) -> Cow<'_, str> {
-    if !metadata.contains(KEY) {
+    let is_ours = |key: &str| key == KEY || key == SUPPRESSED_KEY;
+    if !metadata.contains(KEY) && !metadata.contains(SUPPRESSED_KEY) {
         return Cow::Borrowed(metadata);
     }
     let Ok(mut members) = serde_json::from_str::<Members<'_>>(metadata) else {
         return Cow::Borrowed(metadata);
     };
-    members.0.retain(|(key, _)| key != KEY);
+    members.0.retain(|(key, _)| !is_ours(key));
     let mut out = Vec::with_capacity(metadata.len());
     object(&mut out, &members, |out, _, value| out.extend_from_slice(value.get().as_bytes()));
     Cow::Owned(String::from_utf8(out).expect("JSON text is UTF-8"))

@@ -163,7 +163,7 @@ impl Stages {
             out.stage_event(About::reading(fired.rule, reading.timestamp, mark), outbound, local);
         });
         if has_windows {
-            let mut results = 
+            let mut results =
                 Results { firewall, rules, selection, deliver, acts, standing, staged, counters };
             windows.add(reading, pooled, stamped, &mut |result| results.emit(&result));
         }
@@ -314,8 +314,7 @@ impl Results<'_, '_> {
         let mut out = Out { staged, deliver: *deliver && selected.windows, acts: *acts, mark };
         out.stage(outbound, local, 0);
         out.deliver = *deliver && selected.events;
-        let judged =
-            Judged { reading, stamped: result.stamped, since_boot: 0.0, leaves: outbound.is_some() };
+        let judged = Judged { reading, stamped: result.stamped, since_boot: 0.0, leaves: outbound.is_some() };
         rules.evaluate_result(&result.window.name, values(result), judged, &mut |fired| {
             counters.events_triggered.fetch_add(1, Relaxed);
             let (outbound, local) = copies(fired.leaves, outbound, local);

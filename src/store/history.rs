@@ -216,7 +216,8 @@ mod tests {
     async fn readings_come_once_in_order_and_as_full_as_they_are() {
         let folder = tempfile::tempdir().unwrap();
         let (store, end) = open(settings(folder.path(), 1 << 30), Arc::new(Progress::default())).unwrap();
-        let marked = r#"{"k":1,"_clock":{"quality":"provisional","boot_time":1.0,"boot":"b"}}"#;
+        let marked =
+            r#"{"k":1,"_suppressed":3,"_clock":{"quality":"provisional","boot_time":1.0,"boot":"b"}}"#;
         for block in 0..3_u32 {
             let mut staged = Staged::default();
             let at = |second: u32| 100.0 + f64::from(block * 10 + second);

@@ -83,7 +83,7 @@ fn every_configuration_in_the_readme_is_accepted() {
     let readme = fs::read_to_string("README.md").unwrap();
     let blocks: Vec<_> =
         readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(blocks.len(), 9);
+    assert_eq!(blocks.len(), 10);
     for block in blocks {
         load_text(block);
     }
