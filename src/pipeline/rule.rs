@@ -12,7 +12,8 @@ use cooldown::Cooldowns;
 use state::{Silence, Slot, States};
 
 use crate::clock;
-use crate::pipeline::expr::{CompileError, Context, EvalError, Expression, WindowValues};
+use crate::pipeline::expr::{CompileError, Context, EvalError, Expression};
+use crate::pipeline::window;
 use crate::reading::{Reading, Severity};
 
 /// One rule, as configured.
@@ -210,7 +211,7 @@ impl Rules {
     pub fn evaluate_result(
         &mut self,
         window: &str,
-        values: WindowValues,
+        values: window::Values,
         reading: Reading<'_>,
         stamped: bool,
         fired: &mut impl FnMut(Fired<'_>),

@@ -7,7 +7,6 @@ use crate::privacy::{self, Action, Firewall, Verdict};
 use crate::reading::{Batch, Committed, Reading, Refusal, Severity};
 use crate::store::{Lane, Staged};
 
-use super::expr::WindowValues;
 use super::rule::{Fired, Rule, Rules, Silent};
 use super::selection::{Selected, Selection};
 use super::window::{WindowResult, Windows};
@@ -266,9 +265,10 @@ impl Results<'_, '_> {
     fn emit(&mut self, result: &WindowResult<'_>) {
         let Self { firewall, rules, selection, deliver, standing, staged, counters } = self;
         let metadata = encode::window_metadata(result);
+        let end = result.values.end;
         let reading = Reading {
             sensor_name: result.sensor_name,
-            timestamp: result.end,
+            timestamp: end,
             value: result.value(),
             unit: result.unit,
             metadata: &metadata,
@@ -276,22 +276,16 @@ impl Results<'_, '_> {
         counters.windows_emitted.fetch_add(1, Relaxed);
         let Verdict::Keep { outbound, local } = firewall.judge(reading) else { return };
         // The end of a span of the agent's own time stands as far from the wall clock as that does.
-        let mark = if result.stamped { standing.mark(result.end - standing.offset) } else { None };
+        let mark = if result.stamped { standing.mark(end - standing.offset) } else { None };
         let selected = selection.of(result.sensor_name);
         let mut out = Out { staged, deliver: *deliver && selected.windows, mark };
         out.stage(outbound, local, 0);
         out.deliver = *deliver && selected.events;
-        rules.evaluate_result(&result.window.name, values(result), reading, result.stamped, &mut |fired| {
+        rules.evaluate_result(&result.window.name, result.values, reading, result.stamped, &mut |fired| {
             counters.events_triggered.fetch_add(1, Relaxed);
             out.stage_event(About::reading(fired.rule, reading.timestamp, mark), outbound, local);
         });
     }
-}
-
-/// As a condition sees them.
-fn values(result: &WindowResult<'_>) -> WindowValues {
-    let WindowResult { mean, max, min, std, sum, count, start, end, .. } = *result;
-    WindowValues { mean, max, min, std, sum, count, start, end }
 }
 
 /// The event of a sensor that went silent carries its last reading, as privacy leaves that now.

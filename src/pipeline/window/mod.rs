@@ -9,12 +9,14 @@ mod sensor;
 mod series;
 mod settings;
 mod stats;
+mod values;
 
 use std::collections::HashMap;
 
 use tracing::{info, warn};
 
 pub use self::settings::{Aggregation, Kind, Settings};
+pub use self::values::Values;
 
 use self::sensor::{At, Plan, Sensor};
 use self::series::FAR_BEHIND_US;
@@ -22,7 +24,7 @@ use self::stats::VALUE_MAX;
 use crate::privacy::pattern;
 use crate::reading::Reading;
 
-/// The aggregates of one span that has ended. Every number is finite.
+/// One span that has ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WindowResult<'a> {
     pub window: &'a Settings,
@@ -32,30 +34,20 @@ pub struct WindowResult<'a> {
     pub unit: &'a str,
     /// The readings' time is the agent's own.
     pub stamped: bool,
-    /// Unix seconds UTC, in the readings' own time; the first instant of the span.
-    pub start: f64,
-    /// Unix seconds UTC; the first instant after the span.
-    pub end: f64,
-    pub mean: f64,
-    pub max: f64,
-    pub min: f64,
-    /// Population standard deviation.
-    pub std: f64,
-    pub sum: f64,
-    /// At least 1.
-    pub count: u64,
+    pub values: Values,
 }
 
 impl WindowResult<'_> {
     /// The aggregate that the window is configured for.
     pub fn value(&self) -> f64 {
+        let Values { mean, max, min, std, sum, count, .. } = self.values;
         match self.window.aggregation {
-            Aggregation::Mean => self.mean,
-            Aggregation::Max => self.max,
-            Aggregation::Min => self.min,
-            Aggregation::Std => self.std,
-            Aggregation::Sum => self.sum,
-            Aggregation::Count => self.count as f64,
+            Aggregation::Mean => mean,
+            Aggregation::Max => max,
+            Aggregation::Min => min,
+            Aggregation::Std => std,
+            Aggregation::Sum => sum,
+            Aggregation::Count => count as f64,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::series::{Fate, Series, Span};
 use super::settings::Shape;
-use super::{Counts, FAR_BEHIND_US, Settings, WindowResult};
+use super::{Counts, FAR_BEHIND_US, Settings, Values, WindowResult};
 use crate::reading::Reading;
 
 /// A window that has passed its check.
@@ -190,11 +190,7 @@ fn result<'a>(
     span: &Span,
 ) -> WindowResult<'a> {
     let stats = &span.stats;
-    WindowResult {
-        window,
-        sensor_name,
-        unit,
-        stamped,
+    let values = Values {
         start: span.start_us as f64 / 1e6,
         end: span.end_us as f64 / 1e6,
         mean: stats.mean(),
@@ -203,7 +199,8 @@ fn result<'a>(
         std: stats.std(),
         sum: stats.sum(),
         count: stats.count,
-    }
+    };
+    WindowResult { window, sensor_name, unit, stamped, values }
 }
 
 /// How long after its end a span waits for readings still under way. Longer than the time between

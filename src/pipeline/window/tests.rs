@@ -21,7 +21,8 @@ fn reading(sensor_name: &str, timestamp: f64, value: f64) -> Reading<'_> {
 type Row = (String, String, f64, f64, u64, f64);
 
 fn row(result: WindowResult<'_>) -> Row {
-    let WindowResult { window, sensor_name, start, end, count, sum, .. } = result;
+    let WindowResult { window, sensor_name, values, .. } = result;
+    let Values { start, end, count, sum, .. } = values;
     (window.name.clone(), sensor_name.to_owned(), start, end, count, sum)
 }
 
