@@ -269,7 +269,7 @@ impl Results<'_, '_> {
         let reading = Reading {
             sensor_name: result.sensor_name,
             timestamp: end,
-            value: result.value(),
+            value: result.value,
             unit: result.unit,
             metadata: &metadata,
         };

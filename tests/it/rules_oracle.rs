@@ -221,6 +221,7 @@ impl Sample {
             count: count.into(),
             start: 1_717_156_800.0,
             end: 1_717_156_860.0,
+            ..window::Values::default()
         })
     }
 

@@ -18,4 +18,18 @@ pub struct Values {
     pub sum: f64,
     /// At least 1 in a result.
     pub count: u64,
+    /// Of the reading with the earliest and of that with the latest time; of those with the same time, the one that
+    /// came first and the one that came last.
+    pub first: f64,
+    pub last: f64,
+    /// From `first` to `last`, per second between them; `None` when they have the same time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+    /// Where the window asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percentile: Option<f64>,
+    /// Where the window asks for it: the mean of the span, in which a reading counts half as much for each half-life
+    /// that it is older than the newest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ewma: Option<f64>,
 }
