@@ -123,6 +123,7 @@ impl Stages {
         if !windows.is_empty() {
             windows.flush(standing.now, &mut |result| results.emit(&result));
         }
+        counters.show_windows(windows);
         rules.silences(standing.now - standing.offset, standing.now, &mut |silent| {
             let deliver = *deliver && selection.of(silent.reading.sensor_name).events;
             emit_silence(firewall, deliver, &silent, standing, staged, counters);
