@@ -170,9 +170,8 @@ impl Windows {
     /// first time before any reading.
     ///
     /// `now` is the wall clock in Unix seconds UTC. A span is closed 5 seconds after its end, or the lateness that is
-    /// allowed, whichever is longer. For a
-    /// sensor whose time trails the wall clock, such as a replayed file, the end is as much later
-    /// as its newest reading was late, so that it is not cut short.
+    /// allowed, whichever is longer. For a sensor whose time trails the wall clock, such as a replayed file, the end is
+    /// as much later as its newest reading was late, so that it is not cut short.
     pub fn flush(&mut self, now: f64, emit: &mut impl FnMut(WindowResult<'_>)) {
         let Some(now_us) = micros(now) else { return };
         self.now_us = Some(now_us);
@@ -212,10 +211,9 @@ impl Windows {
     pub fn carry_over(&mut self, old: Self) {
         self.room = old.room;
         for (plan, counts) in self.plans.iter().zip(&mut self.counts.windows) {
-            let of_old = old.plans.iter().zip(&old.counts.windows);
-            let same =
-                of_old.filter(|(old, _)| old.settings.name == plan.settings.name).map(|(_, counts)| *counts);
-            *counts = same.last().unwrap_or_default();
+            let mut of_old = old.plans.iter().zip(&old.counts.windows);
+            let same = of_old.find(|(old, _)| old.settings.name == plan.settings.name);
+            *counts = same.map_or_else(WindowCounts::default, |(_, counts)| *counts);
         }
         (self.counts.restarts, self.counts.left_out) = (old.counts.restarts, old.counts.left_out);
         self.now_us = old.now_us;

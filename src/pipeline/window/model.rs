@@ -22,11 +22,16 @@ fn row(result: WindowResult<'_>) -> Row {
     (result.window.name.clone(), result.sensor_name.to_owned(), span[0], span[1], count, values)
 }
 
+/// The time by which a reading belongs to spans, the time that it has, and its value.
+type Dated = (i64, i64, f64);
+/// Start and end, and the readings between them in the order of their arrival.
+type SpanOfModel = (i64, i64, Vec<Dated>);
+
 /// One window of one sensor.
 #[derive(Clone, Default)]
 struct Kept {
-    /// The time by which a reading belongs to spans, the time that it has, and its value; in the order of arrival.
-    readings: Vec<(i64, i64, f64)>,
+    /// In the order of arrival.
+    readings: Vec<Dated>,
     /// Where the first span that was not looked at ends.
     next_end: Option<i64>,
     newest: Option<i64>,
@@ -42,7 +47,7 @@ struct Shape {
 }
 
 impl Kept {
-    fn add(&mut self, shape: Shape, time: i64, value: f64, rows: &mut Vec<(i64, i64, Vec<(i64, i64, f64)>)>) {
+    fn add(&mut self, shape: Shape, time: i64, value: f64, rows: &mut Vec<SpanOfModel>) {
         let after = |time: i64| (time.div_euclid(shape.step) + 1) * shape.step;
         let end = *self.next_end.get_or_insert(after(time - shape.lateness));
         if time < end - shape.duration {
@@ -59,14 +64,14 @@ impl Kept {
         self.newest = self.newest.max(Some(time));
     }
 
-    fn close(&mut self, shape: Shape, until: i64, rows: &mut Vec<(i64, i64, Vec<(i64, i64, f64)>)>) {
+    fn close(&mut self, shape: Shape, until: i64, rows: &mut Vec<SpanOfModel>) {
         while let Some(end) = self.next_end.filter(|end| *end <= until) {
             let start = end - shape.duration;
             let latest = self.readings.iter().map(|(place, ..)| *place).max();
             if latest.is_none_or(|latest| latest < start) {
                 return;
             }
-            let inside = |(place, ..): &&(i64, i64, f64)| (start..end).contains(place);
+            let inside = |(place, ..): &&Dated| (start..end).contains(place);
             let readings: Vec<_> = self.readings.iter().filter(inside).copied().collect();
             if !readings.is_empty() {
                 rows.push((start, end, readings));
@@ -98,14 +103,14 @@ fn exact_percentile(values: &mut [f64], p: f64) -> f64 {
 /// have the same time now.
 const EITHER: f64 = f64::INFINITY;
 
-fn row_of(window: &str, sensor: &str, (start, end, readings): (i64, i64, Vec<(i64, i64, f64)>)) -> Row {
+fn row_of(window: &str, sensor: &str, (start, end, readings): SpanOfModel) -> Row {
     let mut values: Vec<f64> = readings.iter().map(|(.., value)| *value).collect();
     let extreme = |pick: fn(f64, f64) -> f64| values.iter().copied().reduce(pick).unwrap();
     let (min, max, sum) = (extreme(f64::min), extreme(f64::max), values.iter().sum());
     // The first that came of the earliest, and the last that came of the latest: `min_by_key` and `max_by_key` do so.
     let first = *readings.iter().min_by_key(|(_, time, _)| *time).unwrap();
     let last = *readings.iter().max_by_key(|(_, time, _)| *time).unwrap();
-    let value = |end: (i64, i64, f64)| {
+    let value = |end: Dated| {
         // Set differently far from the place that they were put to, they did not come on one clock.
         let is_doubtful = readings.iter().any(|(place, time, _)| *time == end.1 && *place != end.0);
         if is_doubtful { EITHER } else { end.2 }
