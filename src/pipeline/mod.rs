@@ -5,7 +5,7 @@ mod counters;
 pub mod encode;
 pub mod expr;
 mod gather;
-mod rebuild;
+pub mod rebuild;
 pub mod rule;
 pub mod selection;
 mod stages;
