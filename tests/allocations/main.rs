@@ -14,28 +14,31 @@ struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static HELD_BYTES: Cell<i64> = const { Cell::new(0) };
 }
 
-fn count() {
+fn count(taken: usize, given: usize) {
     // At the end of a thread there is nothing left to count with, or for.
-    ALLOCATIONS.try_with(|count| count.set(count.get() + 1)).ok();
+    ALLOCATIONS.try_with(|count| count.set(count.get() + u64::from(taken > 0))).ok();
+    HELD_BYTES.try_with(|held| held.set(held.get() + taken as i64 - given as i64)).ok();
 }
 
 // SAFETY: every call goes to the system's allocator as it is.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size(), 0);
         // SAFETY: the caller's promises are those that it wants.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        count(size, layout.size());
         // SAFETY: the same.
         unsafe { System.realloc(block, layout, size) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        count(0, layout.size());
         // SAFETY: the same.
         unsafe { System.dealloc(block, layout) }
     }
@@ -102,6 +105,22 @@ fn windows_allocate_nothing_for_a_reading() {
     let (allocations, results) = allocations(&settings);
     assert!(results > 1000, "{results}");
     assert_eq!(allocations, 0);
+}
+
+#[test]
+fn twenty_windows_over_a_thousand_sensors_take_less_than_8_mb() {
+    let settings: Vec<_> = (0..20).map(|number| window(&number.to_string(), Some("*"), 60, 60)).collect();
+    let before = HELD_BYTES.get();
+    let mut windows = Windows::new(&settings);
+    for number in 0..1000 {
+        let name = format!("plant/line-{}/sensor-{number}", number % 7);
+        let reading = Reading { sensor_name: &name, timestamp: T, value: 1.0, unit: "C", metadata: "{}" };
+        windows.add(reading, true, false, &mut |_| {});
+    }
+    assert_eq!(windows.counts().left_out, 0);
+    let held = HELD_BYTES.get() - before;
+    println!("{held} bytes, {} a pair of window and sensor", held / 20_000);
+    assert!((5_000_000..8_000_000).contains(&held), "{held}");
 }
 
 #[test]
