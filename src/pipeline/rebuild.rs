@@ -70,6 +70,8 @@ fn read(past: &Past, mut windows: Windows, clock: &Clock) -> (Windows, u64) {
     let took = clock::since_boot() - began;
     let (took_ms, fresh) = (took.as_millis(), windows.begun_anew());
     match found {
+        // Nothing more is taken in, so nothing is missed.
+        _ if past.stop.is_cancelled() => (fresh, 0),
         Ok(_) if is_late => {
             tracing::warn!(
                 took_ms,

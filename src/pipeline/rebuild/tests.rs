@@ -240,6 +240,29 @@ fn stamps_of_this_boot_are_put_on_its_clock_and_of_another_left_out_until_it_is_
 }
 
 #[tokio::test]
+async fn an_agent_that_is_told_to_stop_does_not_read_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, end) = open(settings(folder.path(), 1 << 30), Arc::new(Progress::default())).unwrap();
+    let mut staged = Staged::default();
+    for second in 0..600 {
+        let text = item("a", f64::from(second) / 10.0, "{}");
+        staged.push(Lane::Telemetry, T, |out| out.extend_from_slice(text.as_bytes()));
+    }
+    store.append(staged).await.unwrap();
+    drop(store);
+    end.await.unwrap().unwrap();
+    for (is_stopping, expected) in [(false, 600), (true, 0)] {
+        let past = past(folder.path(), privacy::Settings::default());
+        if is_stopping {
+            past.stop.cancel();
+        }
+        let windows = Windows::new(&[window("w", Some("*"), 60, 60)]);
+        let clock = Clock { boot: BOOT.to_owned(), offset: T };
+        assert_eq!(rebuild(past, windows, clock).await.1, expected);
+    }
+}
+
+#[tokio::test]
 async fn without_a_store_that_can_be_read_windows_begin_anew() {
     let folder = tempfile::tempdir().unwrap();
     let windows = Windows::new(&[window("w", Some("*"), 60, 60)]);

@@ -113,7 +113,14 @@ fn what_was_emitted_is_not_emitted_again() {
     assert_eq!(rows, [(4 * MINUTE, 5 * MINUTE, 1, 1.0)]);
 }
 
+/// Pointers are smaller on others.
+#[cfg(target_pointer_width = "64")]
 #[test]
 fn a_state_takes_as_many_bytes_as_the_documents_say() {
+    let settings = plan(MINUTES).settings;
+    let percentile = Settings { percentile: Some(50.0), ..settings.clone() };
+    let ewma = Settings { half_life: Some(Duration::from_secs(1)), ..settings };
     assert_eq!((size_of::<Series>(), size_of::<Pane>(), size_of::<Stats>()), (72, 96, 88));
+    let extras = [Extras::bytes(&percentile, 1), Extras::bytes(&ewma, 1)];
+    assert_eq!(extras, [1_056, 24]);
 }
