@@ -4,6 +4,8 @@
 #[path = "../examples/publish/load.rs"]
 #[expect(dead_code, reason = "nothing is published here")]
 mod load;
+#[path = "parts/windows.rs"]
+mod windows;
 
 use std::hint::black_box;
 use std::path::Path;
@@ -26,7 +28,7 @@ use load::Load;
 criterion_group! {
     name = parts;
     config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(4)).sample_size(20);
-    targets = parse, take_in, append
+    targets = parse, take_in, append, windows::add, windows::resume
 }
 criterion_main!(parts);
 

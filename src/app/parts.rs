@@ -67,6 +67,12 @@ impl Parts {
             delivery_bytes_max: bounds.delivery_bytes,
         };
         store.hold(hold).await?;
+        let past = pipeline::Past {
+            database: config.store.state_dir.join(store::DATABASE_FILE),
+            privacy: config.privacy.clone(),
+            key: key.clone(),
+            stop: intake.clone(),
+        };
         let firewall = Firewall::new(&config.privacy, key).remembering(bounds.decisions);
         let privacy_counters = firewall.counters();
         let plan = plan(config, doors)?;
@@ -90,6 +96,7 @@ impl Parts {
             batches: receiver,
             plans: plan_receiver,
             store: store.clone(),
+            past,
             counters: counters.clone(),
             progress: progress.clone(),
             commit_interval: config.store.commit_interval,

@@ -66,10 +66,18 @@ fn window(name: String, table: &mut Section<'_>, default_size: f64) -> window::S
         ("std", window::Aggregation::Std),
         ("sum", window::Aggregation::Sum),
         ("count", window::Aggregation::Count),
+        ("first", window::Aggregation::First),
+        ("last", window::Aggregation::Last),
+        ("rate", window::Aggregation::Rate),
+        ("percentile", window::Aggregation::Percentile),
+        ("ewma", window::Aggregation::Ewma),
     ];
     let span = SPAN_SECONDS_MIN..=SPAN_SECONDS_MAX as f64;
     let duration = table.seconds("duration_seconds", default_size, span.clone());
-    let step = table.optional_float("step_seconds", span).map_or(duration, Duration::from_secs_f64);
+    let step = table.optional_float("step_seconds", span.clone()).map_or(duration, Duration::from_secs_f64);
+    let lateness = table.optional_float("allowed_lateness_seconds", 0.0..=SPAN_SECONDS_MAX as f64);
+    let allowed_lateness =
+        lateness.map_or_else(|| window::Settings::usual_lateness(step), Duration::from_secs_f64);
     let settings = window::Settings {
         name,
         sensor_name: given(table.string("sensor_name")),
@@ -77,11 +85,30 @@ fn window(name: String, table: &mut Section<'_>, default_size: f64) -> window::S
         step,
         kind: table.choice("window_type", window::Kind::default(), &kinds),
         aggregation: table.choice("aggregation", window::Aggregation::default(), &aggregations),
+        allowed_lateness,
+        percentile: table.optional_float("percentile", 0.0..=100.0),
+        half_life: table.optional_float("half_life_seconds", span).map(Duration::from_secs_f64),
     };
-    if let Err(fault) = check_step(&settings).and_then(|()| settings.check()) {
-        table.refuse("step_seconds", fault);
-    }
+    check_window(&settings, table);
     settings
+}
+
+fn check_window(settings: &window::Settings, table: &mut Section<'_>) {
+    let needed = match settings.aggregation {
+        window::Aggregation::Percentile => Some(("percentile", "which one, 0 to 100")),
+        window::Aggregation::Ewma => Some(("half_life_seconds", "the age at which a reading counts half")),
+        _ => None,
+    };
+    if let Some((key, expected)) = needed.filter(|(key, _)| !table.has(key)) {
+        table.missing(key, expected);
+    }
+    if let Err(fault) = check_step(settings) {
+        table.refuse("step_seconds", fault);
+    } else if let Err(fault) = settings.check() {
+        // The message begins with the key.
+        let (key, fault) = fault.split_once(": ").unwrap_or(("step_seconds", &fault));
+        table.refuse(key, fault);
+    }
 }
 
 /// Whether the steps of a window fit its kind.

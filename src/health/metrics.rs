@@ -9,10 +9,10 @@ use super::host::Sample;
 use super::memory;
 use super::view::{Status, View, state_name};
 use crate::adapter::State;
-use crate::clock;
 use crate::reading::{Priority, Refusal};
 use crate::store::Trouble;
 use crate::upload::budget::Use;
+use crate::{clock, pipeline};
 
 /// The whole page. `since_boot` is the boot clock.
 pub(super) fn page(view: &View, status: Status, host: &Sample, since_boot: Duration) -> String {
@@ -55,6 +55,7 @@ fn pipeline(page: &mut Page, view: &View) {
     .put_atomic(&pipeline.readings_suppressed);
     page.counter("windows_emitted_total", "Window results that were emitted.")
         .put_atomic(&pipeline.windows_emitted);
+    windows(page, pipeline);
     page.counter("rule_errors_total", "Evaluations of a rule that ended in an error.")
         .put_atomic(&pipeline.rule_errors);
     page.counter(
@@ -75,6 +76,26 @@ fn pipeline(page: &mut Page, view: &View) {
             family.put(&[("sensor", sensor.as_str()), ("reason", reason.name())], count);
         }
     }
+}
+
+fn windows(page: &mut Page, pipeline: &pipeline::Counters) {
+    let shown = pipeline.windows();
+    let help = "Readings of a window that were older than the newest of their sensor, and in time.";
+    let mut family = page.counter("window_readings_out_of_order_total", help);
+    for (window, counts) in &shown.by_window {
+        family.put(&[("window", window)], counts.out_of_order);
+    }
+    let help = "Readings left out of a window because every span they belong to had ended.";
+    let mut family = page.counter("window_readings_too_late_total", help);
+    for (window, counts) in &shown.by_window {
+        family.put(&[("window", window)], counts.too_late);
+    }
+    let help = "Readings left out of all windows for want of room for their sensor, or beyond all measure.";
+    page.counter("window_readings_left_out_total", help).put(&[], shown.left_out);
+    let help = "Times a sensor's window began anew because its clock was set back.";
+    page.counter("window_restarts_total", help).put(&[], shown.restarts);
+    page.gauge("window_readings_rebuilt", "Readings that windows took from the store at the start.")
+        .put_atomic(&pipeline.windows_rebuilt_readings);
 }
 
 fn privacy(page: &mut Page, view: &View) {

@@ -14,6 +14,7 @@ use super::wear::Written;
 use crate::action;
 use crate::adapter::{self, State};
 use crate::lifecycle::blackbox::Previous;
+use crate::pipeline::window::WindowCounts;
 use crate::reading::{Priority, Refusal};
 use crate::store::Trouble;
 
@@ -25,6 +26,7 @@ pub(super) struct Report {
     timestamp: f64,
     metrics: Metrics,
     agent: Agent,
+    windows: Windows,
     cloud: Cloud,
     privacy: Privacy,
     ingest: Ingest,
@@ -60,6 +62,21 @@ struct Agent {
     config_file: String,
     last_reload: Option<Reload>,
     previous_run: Option<Previous>,
+}
+
+/// Since the start.
+#[derive(Serialize)]
+struct Windows {
+    restarts: u64,
+    readings_left_out: u64,
+    readings_rebuilt: u64,
+    by_window: BTreeMap<Box<str>, Window>,
+}
+
+#[derive(Serialize)]
+struct Window {
+    out_of_order: u64,
+    too_late: u64,
 }
 
 #[derive(Serialize)]
@@ -185,6 +202,7 @@ impl Report {
                 timestamp: now,
             },
             agent: Agent::new(view, &configured),
+            windows: Windows::new(view),
             cloud: Cloud::new(view, &configured, now),
             privacy: Privacy {
                 enabled: configured.privacy.enabled,
@@ -229,6 +247,19 @@ impl Agent {
             config_file: configured.config_file.clone(),
             last_reload: configured.last_reload.clone(),
             previous_run: view.previous.clone(),
+        }
+    }
+}
+
+impl Windows {
+    fn new(view: &View) -> Self {
+        let shown = view.pipeline.windows();
+        let window = |WindowCounts { out_of_order, too_late }| Window { out_of_order, too_late };
+        Self {
+            restarts: shown.restarts,
+            readings_left_out: shown.left_out,
+            readings_rebuilt: view.pipeline.windows_rebuilt_readings.load(Relaxed),
+            by_window: shown.by_window.into_iter().map(|(name, counts)| (name, window(counts))).collect(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
+use super::window::{WindowCounts, Windows};
 use crate::clock;
 use crate::reading::{Refusal, SENSOR_NAME_BYTES_MAX, clip};
 
@@ -32,8 +33,23 @@ pub struct Counters {
     pub clock: clock::Status,
     /// Readings that wait for their commit, now.
     pub buffer_count: AtomicU64,
+    /// Readings that windows took from the store at the start.
+    pub windows_rebuilt_readings: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],
     refused_by_sensor: RefusedBySensor,
+    /// Behind a lock, because windows come and go with a reload; taken once a second, and when it is shown.
+    windows: Mutex<WindowsShown>,
+}
+
+/// What happened to the readings of windows, as of the last second.
+#[derive(Clone, Debug, Default)]
+pub struct WindowsShown {
+    /// By name, in the order of the configuration.
+    pub by_window: Vec<(Box<str>, WindowCounts)>,
+    /// Times a sensor's window began anew because its clock was set back.
+    pub restarts: u64,
+    /// Readings left out of all windows for want of room, or for a value or time beyond all measure.
+    pub left_out: u64,
 }
 
 impl Counters {
@@ -41,6 +57,24 @@ impl Counters {
     pub fn refuse(&self, reason: Refusal, sensor: &str) {
         self.refused[reason as usize].fetch_add(1, Relaxed);
         self.refused_by_sensor.add(reason, sensor);
+    }
+
+    /// Shows what has happened in `windows`.
+    pub fn show_windows(&self, windows: &Windows) {
+        let mut shown = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = shown.by_window.iter().map(|(name, _)| name.as_ref());
+        if !same.eq(windows.counts_by_window().map(|(name, _)| name)) {
+            shown.by_window =
+                windows.counts_by_window().map(|(name, counts)| (name.into(), counts)).collect();
+        }
+        for ((_, shown), counts) in shown.by_window.iter_mut().zip(&windows.counts().windows) {
+            *shown = *counts;
+        }
+        (shown.restarts, shown.left_out) = (windows.counts().restarts, windows.counts().left_out);
+    }
+
+    pub fn windows(&self) -> WindowsShown {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Refusals for this reason.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::window::WindowResult;
+use super::window::{Values, WindowResult};
 use crate::clock::mark::{self, Mark};
 use crate::reading::{Reading, Severity};
 
@@ -62,14 +62,8 @@ pub fn event(out: &mut Vec<u8>, event: EventText<'_>, about: Option<Reading<'_>>
 struct WindowMetadata<'a> {
     window: &'a str,
     aggregation: &'static str,
-    start: f64,
-    end: f64,
-    mean: f64,
-    max: f64,
-    min: f64,
-    std: f64,
-    sum: f64,
-    count: u64,
+    #[serde(flatten)]
+    values: &'a Values,
 }
 
 /// The metadata text of the reading that carries `result`: its window, span and all aggregates.
@@ -77,14 +71,7 @@ pub fn window_metadata(result: &WindowResult<'_>) -> String {
     let metadata = WindowMetadata {
         window: &result.window.name,
         aggregation: result.window.aggregation.name(),
-        start: result.start,
-        end: result.end,
-        mean: result.mean,
-        max: result.max,
-        min: result.min,
-        std: result.std,
-        sum: result.sum,
-        count: result.count,
+        values: &result.values,
     };
     serde_json::to_string(&metadata).expect("strings and numbers always encode")
 }

@@ -5,6 +5,7 @@ mod counters;
 pub mod encode;
 pub mod expr;
 mod gather;
+pub mod rebuild;
 pub mod replay;
 pub mod rule;
 pub mod selection;
@@ -21,11 +22,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-pub use self::counters::Counters;
+pub use self::counters::{Counters, WindowsShown};
 use self::gather::Gather;
+pub use self::rebuild::Past;
 pub use self::stages::{Plan, Stages};
 pub use self::timekeeper::Standing;
 use self::timekeeper::Timekeeper;
+use self::window::Windows;
 use crate::clock;
 use crate::lifecycle::hang;
 use crate::lifecycle::watchdog::Progress;
@@ -44,6 +47,8 @@ pub struct Wiring {
     /// After a reload.
     pub plans: mpsc::Receiver<Plan>,
     pub store: Store,
+    /// What windows that were open at the end of the run before are rebuilt from.
+    pub past: Past,
     pub counters: Arc<Counters>,
     pub progress: Arc<Progress>,
     /// The longest an accepted reading waits for its commit.
@@ -65,6 +70,7 @@ pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
         mut batches,
         mut plans,
         store,
+        past,
         counters,
         progress,
         commit_interval,
@@ -77,6 +83,7 @@ pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
     // The store delivers nothing provisional before it knows how the clock stands.
     keeper.look(false, &mut stages, &mut staged, &counters);
     store.append(std::mem::take(&mut staged)).await?;
+    resume_windows(&mut stages, past, &keeper.standing(), &counters).await;
     let mut gather = Gather::new(commit_interval, commit_interval_max, staged_bytes_max);
     // Reset only when it has fired: setting a timer for every arrival would cost more than the
     // readings do.
@@ -144,6 +151,17 @@ pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
     }
     progress.idle();
     Ok(())
+}
+
+/// Sources wait meanwhile, for 5 seconds at most.
+async fn resume_windows(stages: &mut Stages, past: Past, standing: &Standing<'_>, counters: &Counters) {
+    let clock = rebuild::Clock { boot: standing.boot.to_owned(), offset: standing.offset };
+    let windows = std::mem::replace(&mut stages.windows, Windows::new(&[]));
+    let (mut windows, readings) = rebuild::rebuild(past, windows, clock).await;
+    windows.resume(standing.now);
+    counters.windows_rebuilt_readings.store(readings, Relaxed);
+    counters.show_windows(&windows);
+    stages.windows = windows;
 }
 
 fn take_in(

@@ -1,7 +1,6 @@
 //! Rules and windows of a configuration, held against readings that came in before: what they would have fired.
 
 use super::rule::{Judged, Refused, Rules, Settings};
-use super::stages::values;
 use super::window::{self, WindowResult, Windows};
 use crate::privacy::{self, Action, Firewall, HashKey};
 use crate::reading::{Reading, Severity};
@@ -81,14 +80,14 @@ impl<'a> Would<'a> {
 fn judge_result(rules: &mut Rules, result: &WindowResult<'_>, now: f64, would: &mut impl FnMut(Would<'_>)) {
     let reading = Reading {
         sensor_name: result.sensor_name,
-        timestamp: result.end,
-        value: result.value(),
+        timestamp: result.values.end,
+        value: result.value,
         unit: result.unit,
         // A condition over a result has all of that as win.
         metadata: "{}",
     };
     let judged = Judged { reading, stamped: false, since_boot: now, leaves: true };
-    rules.evaluate_result(&result.window.name, values(result), judged, &mut |fired| {
+    rules.evaluate_result(&result.window.name, result.values, judged, &mut |fired| {
         would(Would::of(fired.rule.name(), fired.rule.severity(), reading));
     });
 }

@@ -18,7 +18,8 @@ use state::{Silence, Slot, States};
 use trouble::Trouble;
 
 use crate::clock;
-use crate::pipeline::expr::{CompileError, Context, EvalError, Expression, WindowValues};
+use crate::pipeline::expr::{CompileError, Context, EvalError, Expression};
+use crate::pipeline::window;
 use crate::reading::{Reading, Severity};
 
 /// All rules, and what they remember of earlier readings.
@@ -232,7 +233,7 @@ impl Rules {
     pub fn evaluate_result(
         &mut self,
         window: &str,
-        values: WindowValues,
+        values: window::Values,
         judged: Judged<'_>,
         fired: &mut impl FnMut(Fired<'_>),
     ) {

@@ -8,7 +8,6 @@ use crate::privacy::{self, Action, Firewall, Verdict};
 use crate::reading::{Batch, Committed, Reading, Refusal, Severity};
 use crate::store::{Lane, Staged};
 
-use super::expr::WindowValues;
 use super::rule::{Fired, Judged, Rule, Rules, Silent};
 use super::selection::{Selected, Selection};
 use super::window::{WindowResult, Windows};
@@ -129,6 +128,7 @@ impl Stages {
         if !windows.is_empty() {
             windows.flush(standing.now, &mut |result| results.emit(&result));
         }
+        counters.show_windows(windows);
         rules.silences(standing.now - standing.offset, standing.now, &mut |silent| {
             let deliver = *deliver && selection.of(silent.reading.sensor_name).events;
             emit_silence(firewall, (deliver, acts), &silent, standing, staged, counters);
@@ -299,23 +299,24 @@ impl Results<'_, '_> {
     fn emit(&mut self, result: &WindowResult<'_>) {
         let Self { firewall, rules, selection, deliver, acts, standing, staged, counters } = self;
         let metadata = encode::window_metadata(result);
+        let end = result.values.end;
         let reading = Reading {
             sensor_name: result.sensor_name,
-            timestamp: result.end,
-            value: result.value(),
+            timestamp: end,
+            value: result.value,
             unit: result.unit,
             metadata: &metadata,
         };
         counters.windows_emitted.fetch_add(1, Relaxed);
         let Verdict::Keep { outbound, local } = firewall.judge(reading) else { return };
         // The end of a span of the agent's own time stands as far from the wall clock as that does.
-        let mark = if result.stamped { standing.mark(result.end - standing.offset) } else { None };
+        let mark = if result.stamped { standing.mark(end - standing.offset) } else { None };
         let selected = selection.of(result.sensor_name);
         let mut out = Out { staged, deliver: *deliver && selected.windows, acts: *acts, mark };
         out.stage(outbound, local, 0);
         out.deliver = *deliver && selected.events;
         let judged = Judged { reading, stamped: result.stamped, since_boot: 0.0, leaves: outbound.is_some() };
-        rules.evaluate_result(&result.window.name, values(result), judged, &mut |fired| {
+        rules.evaluate_result(&result.window.name, result.values, judged, &mut |fired| {
             counters.events_triggered.fetch_add(1, Relaxed);
             let (outbound, local) = copies(fired.leaves, outbound, local);
             out.stage_event(About::reading(fired.rule, reading.timestamp, mark), outbound, local);
@@ -330,12 +331,6 @@ fn copies<'r>(
     local: Option<Reading<'r>>,
 ) -> (Option<Reading<'r>>, Option<Reading<'r>>) {
     if leaves { (outbound, local) } else { (None, local.or(outbound)) }
-}
-
-/// As a condition sees them.
-pub(super) fn values(result: &WindowResult<'_>) -> WindowValues {
-    let WindowResult { mean, max, min, std, sum, count, start, end, .. } = *result;
-    WindowValues { mean, max, min, std, sum, count, start, end }
 }
 
 /// The event of a sensor that went silent carries its last reading, as privacy leaves that now.

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::block::{self, number};
+use super::block::{self, Codec, number};
 use super::inspect::open_read_only;
 use super::{Error, Lane};
 use crate::privacy::pattern;
@@ -145,6 +145,15 @@ impl RawBlock {
     /// The items' JSON, one a line; else what is wrong with the block.
     pub(super) fn lines(&self, lane: Lane) -> Result<Vec<u8>, String> {
         block::lines(&self.data, self.raw_bytes)
+            .map_err(|error| format!("{} {}: {error}", lane.name(), self.first))
+    }
+}
+
+impl RawBlock {
+    /// [`Self::lines`] by a codec that is there already.
+    pub(super) fn lines_by(&self, codec: &mut Codec, lane: Lane) -> Result<Vec<u8>, String> {
+        codec
+            .decompress(&self.data, self.raw_bytes)
             .map_err(|error| format!("{} {}: {error}", lane.name(), self.first))
     }
 }

@@ -27,6 +27,7 @@ mod provisional;
 pub mod purge;
 mod quarantine;
 mod queue;
+pub mod recent;
 mod refused;
 pub mod repair;
 mod retention;

@@ -468,8 +468,9 @@ impl Worker {
             }
         }
         group.staged.place_messages();
+        let at = self.clocks.since_boot();
         for lane in Lane::ALL {
-            self.append(lane, group)?;
+            self.append(lane, group, at)?;
         }
         self.note_imported(group)?;
         if let Some(news) = group.staged.news {

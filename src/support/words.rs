@@ -18,6 +18,8 @@ pub fn shown(path: &str) -> Option<Shown> {
     VALUES.iter().find(|(known, _)| *known == path).map(|(_, shown)| *shown)
 }
 
+const AGGREGATIONS: &[&str] =
+    &["mean", "max", "min", "std", "sum", "count", "first", "last", "rate", "percentile", "ewma"];
 const SEVERITIES: &[&str] = &["info", "warning", "critical"];
 const SENSOR_TYPES: &[&str] =
     &["cpu", "memory", "disk", "thermal", "hwmon", "w1", "iio", "load", "uptime", "network", "all"];
@@ -92,7 +94,10 @@ const VALUES: &[(&str, Shown)] = {
         ("windows.definitions.duration_seconds", Number),
         ("windows.definitions.step_seconds", Number),
         ("windows.definitions.window_type", Word(&["tumbling", "rolling"])),
-        ("windows.definitions.aggregation", Word(&["mean", "max", "min", "std", "sum", "count"])),
+        ("windows.definitions.allowed_lateness_seconds", Number),
+        ("windows.definitions.percentile", Number),
+        ("windows.definitions.half_life_seconds", Number),
+        ("windows.definitions.aggregation", Word(AGGREGATIONS)),
         ("rules.severity", Word(SEVERITIES)),
         ("rules.cooldown_seconds", Number),
         ("rules.for_seconds", Number),
@@ -117,6 +122,7 @@ pub const KEYS: &[&str] = &[
     "agent",
     "aggregation",
     "all_of",
+    "allowed_lateness_seconds",
     "anomaly",
     "anomaly_magnitude",
     "anomaly_probability",
@@ -168,6 +174,7 @@ pub const KEYS: &[&str] = &[
     "free_min_mb",
     "group_by",
     "hash_fields",
+    "half_life_seconds",
     "headers",
     "health",
     "heartbeat_seconds",
@@ -198,6 +205,7 @@ pub const KEYS: &[&str] = &[
     "none_of",
     "password",
     "path",
+    "percentile",
     "policies",
     "poll_interval_seconds",
     "port",

@@ -43,3 +43,4 @@ mod store_tools;
 mod support_bundle;
 mod upload;
 mod wear;
+mod windows;

@@ -6,7 +6,8 @@ mod generator;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use pyvorin_edge::pipeline::expr::{Context, Expression, Previous, Value, WindowValues};
+use pyvorin_edge::pipeline::expr::{Context, Expression, Previous, Value};
+use pyvorin_edge::pipeline::window;
 use pyvorin_edge::reading::Reading;
 use serde_json::{Value as Json, json};
 
@@ -211,7 +212,7 @@ impl Sample {
         let mut ctx = Context::new(self.reading());
         ctx.set_previous(self.previous.map(|(value, timestamp)| Previous { value, timestamp }));
         let Some(count) = self.window else { return ctx };
-        ctx.with_window(WindowValues {
+        ctx.with_window(window::Values {
             mean: 70.25,
             max: 90.0,
             min: -0.0,
@@ -220,6 +221,7 @@ impl Sample {
             count: count.into(),
             start: 1_717_156_800.0,
             end: 1_717_156_860.0,
+            ..window::Values::default()
         })
     }
 

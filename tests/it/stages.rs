@@ -54,8 +54,8 @@ async fn a_window_arrives_as_a_reading_with_its_aggregates() {
     let home = Home::new(&format!("{}{window}{}{EAGER_STORE}", door.section(), cloud.section()));
     let daemon = home.start().await;
     door.open(&daemon).await;
-    // 2024-05-31T12:00:00Z begins a minute; the last reading closes it.
-    let values = [(0, 10.0), (20, 20.0), (40, 60.0), (61, 1.0)];
+    // 2024-05-31T12:00:00Z begins a minute; the last reading is the 5 s past its end that it waits.
+    let values = [(0, 10.0), (20, 20.0), (40, 60.0), (65, 1.0)];
     let readings: Vec<_> = values
         .iter()
         .map(|(second, value)| json!({"sensor_name": "boiler", "timestamp": 1_717_156_800 + second, "value": value, "unit": "C"}))

@@ -19,7 +19,7 @@ pub struct Arguments {
     /// The reading before, for prev: its value and timestamp
     #[arg(long, value_name = "JSON")]
     prev: Option<String>,
-    /// The result of a window, for win: its mean, max, min, std, sum, count, start and end, 0 where left out
+    /// The result of a window, for win: its mean, max, min, std, sum, count, first, last, start and end, 0 where left out; rate, percentile and ewma, None where left out
     #[arg(long, value_name = "JSON")]
     win: Option<String>,
 }

@@ -60,8 +60,8 @@ impl Plan {
             // 128 is the library's own upper bound.
             mqtt_messages: scaled(128, 16),
             delivery_bytes: scaled(16 * MIB, 512 * KIB),
-            window_states: scaled(10_000, 100),
-            window_panes: scaled(131_072, 4096),
+            window_states: scaled(20_480, 200),
+            window_panes: scaled(81_920, 2048),
             cooldowns: scaled(4096, 256),
             decisions: scaled(4096, 256),
             rule_state_bytes: scaled(2 * MIB, 128 * KIB),
@@ -118,9 +118,9 @@ const MESSAGE_BYTES: usize = 64 * KIB;
 const DELIVERY_FACTOR: usize = 5;
 /// Of `cloud.batch_bytes_max` by default; a larger one comes out of the others' room.
 const DELIVERY_USUAL_BYTES: usize = 512 * KIB;
-/// A series, its sensor with its name, and what it emits.
-const STATE_BYTES: usize = 700;
-const PANE_BYTES: usize = 120;
+/// A series, and half a sensor with its name, as a sensor of one window counts twice.
+const STATE_BYTES: usize = 400;
+const PANE_BYTES: usize = 190;
 /// A remembered sensor, in both directions.
 const SENSOR_BYTES: usize = 250;
 
@@ -137,7 +137,7 @@ mod tests {
     fn from_160_mib_on_nothing_is_small() {
         assert_eq!(plan(160).total_bytes, plan(1 << 20).total_bytes);
         let full = plan(256);
-        assert_eq!((full.staged_bytes, full.window_states, full.window_panes), (512 * KIB, 10_000, 131_072));
+        assert_eq!((full.staged_bytes, full.window_states, full.window_panes), (512 * KIB, 20_480, 81_920));
         assert!(full.fits() && full.total_bytes < 96 << 20, "{}", full.total_bytes);
     }
 

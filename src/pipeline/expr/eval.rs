@@ -209,6 +209,11 @@ impl<'v, 'c: 'v> Evaluator<'v, '_, 'c> {
             WindowField::Start => window.start,
             WindowField::End => window.end,
             WindowField::Count => return Value::Int(window.count.into()),
+            WindowField::First => window.first,
+            WindowField::Last => window.last,
+            WindowField::Rate => return float(window.rate),
+            WindowField::Percentile => return float(window.percentile),
+            WindowField::Ewma => return float(window.ewma),
         })
     }
 

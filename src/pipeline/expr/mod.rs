@@ -43,6 +43,7 @@ use tree::Field;
 pub use tree::{DEPTH_MAX, NODES_MAX};
 pub use value::{Dict, Kind, SEQUENCE_ITEMS_MAX, TEXT_BYTES_MAX, Text, Value};
 
+use crate::pipeline::window;
 use crate::reading::Reading;
 
 /// A condition, compiled once and evaluated for every reading.
@@ -57,7 +58,7 @@ pub struct Expression {
 pub struct Context<'a> {
     reading: Reading<'a>,
     previous: Option<Previous>,
-    window: Option<WindowValues>,
+    window: Option<window::Values>,
     metadata: OnceCell<Result<Rc<Dict<'a>>, EvalError>>,
 }
 
@@ -67,21 +68,6 @@ pub struct Previous {
     pub value: f64,
     /// Unix seconds UTC.
     pub timestamp: f64,
-}
-
-/// What an expression sees as `win`: the aggregates of one window, all of them finite.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct WindowValues {
-    pub mean: f64,
-    pub max: f64,
-    pub min: f64,
-    pub std: f64,
-    pub sum: f64,
-    pub count: u64,
-    /// Unix seconds UTC: the first instant of the span, and the first after it.
-    pub start: f64,
-    pub end: f64,
 }
 
 impl Expression {
@@ -144,7 +130,7 @@ impl<'a> Context<'a> {
     }
 
     /// With the result of a window as `win`.
-    pub fn with_window(self, window: WindowValues) -> Self {
+    pub fn with_window(self, window: window::Values) -> Self {
         Self { window: Some(window), ..self }
     }
 

@@ -89,6 +89,11 @@ pub(super) enum WindowField {
     Count,
     Start,
     End,
+    First,
+    Last,
+    Rate,
+    Percentile,
+    Ewma,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +153,7 @@ pub(super) enum Builtin {
 pub(super) const OWNERS: [(&str, &str); 3] = [
     ("ctx", "ctx has value, sensor_name, timestamp, unit and metadata"),
     ("prev", "prev has value and timestamp"),
-    ("win", "win has mean, max, min, std, sum, count, start and end"),
+    ("win", "win has mean, max, min, std, sum, count, first, last, rate, percentile, ewma, start and end"),
 ];
 
 /// What a tree would have to exceed.
@@ -340,6 +345,11 @@ impl WindowField {
             "count" => Self::Count,
             "start" => Self::Start,
             "end" => Self::End,
+            "first" => Self::First,
+            "last" => Self::Last,
+            "rate" => Self::Rate,
+            "percentile" => Self::Percentile,
+            "ewma" => Self::Ewma,
             _ => return None,
         })
     }

@@ -157,7 +157,7 @@ fn a_rule_of_a_window_judges_its_results_and_no_readings() {
     let mut rules = Rules::new(&[spread, rising, settings("plain", "True", 0)]).unwrap();
     let mut results = |window: &str, mean: f64, max: f64| {
         let mut names = Vec::new();
-        let values = WindowValues { mean, max, count: 2, ..WindowValues::default() };
+        let values = window::Values { mean, max, count: 2, ..window::Values::default() };
         rules.evaluate_result(window, values, judged(reading("x", 60.0, mean)), &mut |fired| {
             names.push(fired.rule.name().to_owned());
         });

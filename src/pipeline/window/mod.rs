@@ -1,28 +1,35 @@
 //! Windows: aggregates of a sensor's readings over a span of event time.
 //!
 //! Spans are half open, `[start, end)`, and their ends are multiples of the step since the epoch. A
-//! span without readings gives no result. What is open when the agent stops is lost: a result would
-//! look whole and not be, so none is emitted for it, and the first span after a start has only the
-//! readings since then; the count tells.
+//! span without readings gives no result. It ends when a reading shows that its end, and the lateness
+//! that is allowed behind it, has passed, or the wall clock does. What is open when the agent stops
+//! gives no result then: the next start reads its readings again from the store, see [`rebuild`].
 
+mod ewma;
+mod extras;
+mod rebuild;
 mod sensor;
 mod series;
 mod settings;
+mod sketch;
+mod stacks;
 mod stats;
+mod values;
 
 use std::collections::HashMap;
 
 use tracing::{info, warn};
 
 pub use self::settings::{Aggregation, Kind, Settings};
+pub use self::values::Values;
 
-use self::sensor::{At, Plan, Sensor};
-use self::series::FAR_BEHIND_US;
+use self::sensor::{At, Sensor};
+use self::series::{FAR_BEHIND_US, Plan};
 use self::stats::VALUE_MAX;
 use crate::privacy::pattern;
 use crate::reading::Reading;
 
-/// The aggregates of one span that has ended. Every number is finite.
+/// One span that has ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WindowResult<'a> {
     pub window: &'a Settings,
@@ -32,52 +39,36 @@ pub struct WindowResult<'a> {
     pub unit: &'a str,
     /// The readings' time is the agent's own.
     pub stamped: bool,
-    /// Unix seconds UTC, in the readings' own time; the first instant of the span.
-    pub start: f64,
-    /// Unix seconds UTC; the first instant after the span.
-    pub end: f64,
-    pub mean: f64,
-    pub max: f64,
-    pub min: f64,
-    /// Population standard deviation.
-    pub std: f64,
-    pub sum: f64,
-    /// At least 1.
-    pub count: u64,
-}
-
-impl WindowResult<'_> {
     /// The aggregate that the window is configured for.
-    pub fn value(&self) -> f64 {
-        match self.window.aggregation {
-            Aggregation::Mean => self.mean,
-            Aggregation::Max => self.max,
-            Aggregation::Min => self.min,
-            Aggregation::Std => self.std,
-            Aggregation::Sum => self.sum,
-            Aggregation::Count => self.count as f64,
-        }
-    }
+    pub value: f64,
+    pub values: Values,
 }
 
-/// What happened since the start, a reading counting once per window it is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What happened since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Out of order by a pane or more, and still in time.
-    pub late: u64,
-    /// Left out, because every span they belong to had ended.
-    pub too_late: u64,
+    /// In the order of the windows.
+    pub windows: Vec<WindowCounts>,
     /// Times a sensor's window began anew because its clock was set back.
     pub restarts: u64,
-    /// Readings left out for want of room for another sensor, or for a value or time beyond all
+    /// Readings left out of all windows for want of room for another sensor, or for a value or time beyond all
     /// measure.
     pub left_out: u64,
+}
+
+/// What happened to the readings of one window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WindowCounts {
+    /// Older than the newest one of their sensor, and in time.
+    pub out_of_order: u64,
+    /// Left out, because every span they belong to had ended.
+    pub too_late: u64,
 }
 
 /// How much all windows together may know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// Pairs of window and sensor; sensors besides, as no window wants some.
+    /// Pairs of window and sensor; sensors are half as many, with those that no window wants.
     pub states_max: usize,
     pub panes_max: usize,
 }
@@ -85,6 +76,12 @@ pub struct Room {
 impl Default for Room {
     fn default() -> Self {
         Self { states_max: STATES_MAX, panes_max: PANES_MAX }
+    }
+}
+
+impl Room {
+    fn sensors_max(self) -> usize {
+        self.states_max / 2
     }
 }
 
@@ -118,16 +115,17 @@ impl Windows {
         let plans: Vec<Plan> = settings.iter().filter_map(Plan::of).collect();
         let pooled = Sensor::new(&plans, |plan| plan.settings.sensor_name.is_none());
         let has_patterns = plans.iter().any(|plan| plan.settings.sensor_name.is_some());
+        let windows = vec![WindowCounts::default(); plans.len()];
         Self {
             states: pooled.series.len(),
-            panes: pooled.panes(),
+            panes: pooled.panes(&plans),
             plans,
             pooled,
             has_patterns,
             sensors: HashMap::new(),
             now_us: None,
             room: Room::default(),
-            counts: Counts::default(),
+            counts: Counts { windows, ..Counts::default() },
             full_since: None,
         }
     }
@@ -171,30 +169,30 @@ impl Windows {
     /// span, and forgets sensors that have been silent for long. To be called once a second, the
     /// first time before any reading.
     ///
-    /// `now` is the wall clock in Unix seconds UTC. A span is closed 5 seconds after its end. For a
-    /// sensor whose time trails the wall clock, such as a replayed file, the end is as much later
-    /// as its newest reading was late, so that it is not cut short.
+    /// `now` is the wall clock in Unix seconds UTC. A span is closed 5 seconds after its end, or the lateness that is
+    /// allowed, whichever is longer. For a sensor whose time trails the wall clock, such as a replayed file, the end is
+    /// as much later as its newest reading was late, so that it is not cut short.
     pub fn flush(&mut self, now: f64, emit: &mut impl FnMut(WindowResult<'_>)) {
         let Some(now_us) = micros(now) else { return };
         self.now_us = Some(now_us);
         let plans = &self.plans;
         self.pooled.flush(plans, ALL_SENSORS, now_us, emit);
-        if self.pooled.is_over(now_us) {
+        if self.pooled.is_over(plans, now_us) {
             self.pooled.restart();
         }
-        let keep_idle = self.sensors.len() <= self.room.states_max / 2;
+        let keep_idle = self.sensors.len() <= self.room.sensors_max() / 2;
         let (mut states, mut panes) = (0, 0);
         self.sensors.retain(|name, sensor| {
             sensor.flush(plans, name, now_us, emit);
-            let keep = if sensor.series.is_empty() { keep_idle } else { !sensor.is_over(now_us) };
+            let keep = if sensor.series.is_empty() { keep_idle } else { !sensor.is_over(plans, now_us) };
             if keep {
                 states += sensor.series.len();
-                panes += sensor.panes();
+                panes += sensor.panes(plans);
             }
             keep
         });
         self.states = states + self.pooled.series.len();
-        self.panes = panes + self.pooled.panes();
+        self.panes = panes + self.pooled.panes(&self.plans);
         self.note_room();
     }
 
@@ -203,15 +201,21 @@ impl Windows {
     pub fn clock_moved(&mut self, moved: f64) {
         let Some(moved_us) = micros(moved) else { return };
         self.now_us = self.now_us.map(|now| now + moved_us);
-        self.pooled.clock_moved(moved_us);
-        self.sensors.values_mut().for_each(|sensor| sensor.clock_moved(moved_us));
+        let plans = &self.plans;
+        self.pooled.clock_moved(plans, moved_us);
+        self.sensors.values_mut().for_each(|sensor| sensor.clock_moved(plans, moved_us));
     }
 
     /// Takes the open spans of `old` for every window that is configured as before, and its counts.
     /// To be called on new windows, before the first reading.
     pub fn carry_over(&mut self, old: Self) {
         self.room = old.room;
-        self.counts = old.counts;
+        for (plan, counts) in self.plans.iter().zip(&mut self.counts.windows) {
+            let mut of_old = old.plans.iter().zip(&old.counts.windows);
+            let same = of_old.find(|(old, _)| old.settings.name == plan.settings.name);
+            *counts = same.map_or_else(WindowCounts::default, |(_, counts)| *counts);
+        }
+        (self.counts.restarts, self.counts.left_out) = (old.counts.restarts, old.counts.left_out);
         self.now_us = old.now_us;
         self.full_since = old.full_since;
         self.pooled.carry_over(&self.plans, old.pooled, &old.plans);
@@ -227,8 +231,13 @@ impl Windows {
         }
     }
 
-    pub fn counts(&self) -> Counts {
-        self.counts
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The windows' names and what happened to their readings.
+    pub fn counts_by_window(&self) -> impl Iterator<Item = (&str, WindowCounts)> {
+        self.plans.iter().map(|plan| plan.settings.name.as_str()).zip(self.counts.windows.iter().copied())
     }
 
     /// Takes a reading of a sensor that is known; false when it is not.
@@ -263,14 +272,14 @@ impl Windows {
     }
 
     fn has_room(&self, sensor: &Sensor) -> bool {
-        self.sensors.len() < self.room.states_max
+        self.sensors.len() < self.room.sensors_max()
             && self.states + sensor.series.len() <= self.room.states_max
-            && self.panes + sensor.panes() <= self.room.panes_max
+            && self.panes + sensor.panes(&self.plans) <= self.room.panes_max
     }
 
     fn insert(&mut self, name: &str, sensor: Sensor) {
         self.states += sensor.series.len();
-        self.panes += sensor.panes();
+        self.panes += sensor.panes(&self.plans);
         self.sensors.insert(name.into(), sensor);
     }
 
@@ -279,7 +288,7 @@ impl Windows {
         let Some(before) = self.full_since else { return };
         let free = |used: usize, max: usize| used <= max / 10 * 9;
         let Room { states_max, panes_max } = self.room;
-        if free(self.sensors.len(), states_max)
+        if free(self.sensors.len(), self.room.sensors_max())
             && free(self.states, states_max)
             && free(self.panes, panes_max)
         {
@@ -305,10 +314,12 @@ fn micros(seconds: f64) -> Option<i64> {
 const ALL_SENSORS: &str = "*";
 /// The year 5138, far from the limits of the arithmetic.
 const TIME_SECONDS_MAX: f64 = 1e11;
-/// Most pairs of window and sensor, and most sensors that are known.
-const STATES_MAX: usize = 10_000;
-/// Most panes of all pairs together, about 16 MiB.
-const PANES_MAX: usize = 131_072;
+/// Most pairs of window and sensor.
+const STATES_MAX: usize = 20_480;
+/// Most panes of all pairs together, about 15 MiB.
+const PANES_MAX: usize = 81_920;
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -1,23 +1,9 @@
 //! What the windows know about one sensor: a series for each of its windows, its unit, and how far
 //! its time trails the wall clock.
 
-use super::series::{Fate, Series, Span};
-use super::settings::Shape;
-use super::{Counts, FAR_BEHIND_US, Settings, WindowResult};
+use super::series::{Fate, Plan, Series, Span};
+use super::{Aggregation, Counts, FAR_BEHIND_US, Settings, Values, WindowResult};
 use crate::reading::Reading;
-
-/// A window that has passed its check.
-pub(super) struct Plan {
-    pub(super) settings: Settings,
-    shape: Shape,
-}
-
-impl Plan {
-    pub(super) fn of(settings: &Settings) -> Option<Self> {
-        let shape = Shape::of(settings).ok()?;
-        Some(Self { settings: settings.clone(), shape })
-    }
-}
 
 /// One sensor, or all of them as one.
 pub(super) struct Sensor {
@@ -47,7 +33,7 @@ impl Sensor {
     pub(super) fn new(plans: &[Plan], wanted: impl Fn(&Plan) -> bool) -> Self {
         let plans = plans.iter().enumerate().filter(|(_, plan)| wanted(plan));
         Self {
-            series: plans.map(|(index, plan)| Series::new(index, plan.shape)).collect(),
+            series: plans.map(|(index, plan)| Series::new(index, plan)).collect(),
             unit: String::new(),
             mixed_units: false,
             newest_us: None,
@@ -56,8 +42,9 @@ impl Sensor {
         }
     }
 
-    pub(super) fn panes(&self) -> usize {
-        self.series.iter().map(Series::panes).sum()
+    /// What it takes in memory, in panes.
+    pub(super) fn panes(&self, plans: &[Plan]) -> usize {
+        self.series.iter().map(|series| plan_of(plans, series).weight()).sum()
     }
 
     /// Takes a reading of the sensor, whose name is in it, and emits the spans that it ends.
@@ -72,13 +59,15 @@ impl Sensor {
         let mut set_back = false;
         self.stamped = stamped;
         for series in &mut self.series {
-            let window = &plans[series.plan].settings;
+            let plan = plan_of(plans, series);
             let unit = &self.unit;
-            let mut emit = |span: Span| emit(result(window, reading.sensor_name, unit, stamped, &span));
-            match series.add(time_us, reading.value, &mut emit) {
+            let mut emit = emitting(&plan.settings, reading.sensor_name, unit, stamped, emit);
+            let fate = series.add(plan, time_us, reading.value, &mut emit);
+            let of_window = &mut counts.windows[series.plan as usize];
+            match fate {
                 Fate::InTime => {}
-                Fate::Late => counts.late += 1,
-                Fate::TooLate => counts.too_late += 1,
+                Fate::OutOfOrder => of_window.out_of_order += 1,
+                Fate::TooLate => of_window.too_late += 1,
                 Fate::Restarted => {
                     counts.restarts += 1;
                     set_back = true;
@@ -108,8 +97,8 @@ impl Sensor {
         self.unit.push_str(if self.mixed_units { "" } else { unit });
     }
 
-    /// Closes the spans that ended before the sensor's own present: the wall clock, less how far
-    /// its readings trail it, less the grace.
+    /// Closes the spans that ended before the sensor's own present: the wall clock, less how far its readings trail it,
+    /// less the grace or the lateness that is allowed, whichever is longer.
     pub(super) fn flush(
         &mut self,
         plans: &[Plan],
@@ -117,12 +106,27 @@ impl Sensor {
         now_us: i64,
         emit: &mut impl FnMut(WindowResult<'_>),
     ) {
-        let until_us = now_us - self.behind_us() - GRACE_US;
+        let present_us = now_us - self.behind_us();
         for series in &mut self.series {
-            let window = &plans[series.plan].settings;
-            let (unit, stamped) = (&self.unit, self.stamped);
-            series.close_until(until_us, &mut |span| emit(result(window, name, unit, stamped, &span)));
+            let plan = plan_of(plans, series);
+            let until_us = present_us - plan.shape.lateness_us.max(GRACE_US);
+            let mut emit = emitting(&plan.settings, name, &self.unit, self.stamped, emit);
+            series.close_until(plan, until_us, &mut emit);
         }
+    }
+
+    /// Takes the spans of window `index` up to the end at `end_us` for emitted. The sensor was there then.
+    pub(super) fn was_emitted(&mut self, plans: &[Plan], index: usize, end_us: i64) {
+        let Some(series) = self.series.iter_mut().find(|series| series.plan as usize == index) else {
+            return;
+        };
+        series.was_emitted(plan_of(plans, series), end_us);
+        self.newest_us = self.newest_us.max(Some(end_us - 1));
+    }
+
+    /// Has its own time go on at `now_us` where its newest reading left it.
+    pub(super) fn resume(&mut self, now_us: i64) {
+        self.lag_us = self.newest_us.map_or(0, |newest| now_us - newest);
     }
 
     /// A sensor ahead of the wall clock counts as on time: its spans end later, never early.
@@ -131,10 +135,12 @@ impl Sensor {
     }
 
     /// Goes along when the wall clock is set by `moved_us`.
-    pub(super) fn clock_moved(&mut self, moved_us: i64) {
+    pub(super) fn clock_moved(&mut self, plans: &[Plan], moved_us: i64) {
         let Some(newest_us) = self.newest_us else { return };
         if self.stamped {
-            self.series.iter_mut().for_each(|series| series.clock_moved(newest_us, moved_us));
+            for series in &mut self.series {
+                series.clock_moved(plan_of(plans, series), moved_us);
+            }
             self.newest_us = Some(newest_us + moved_us);
         } else {
             self.lag_us += moved_us;
@@ -144,9 +150,10 @@ impl Sensor {
     /// Whether its state is of no more use at `now_us`: silent so long that no late reading is to be
     /// expected, or in a future that was a wrong clock's. That its clock is ahead of ours is no reason: ours may
     /// not be set yet.
-    pub(super) fn is_over(&self, now_us: i64) -> bool {
+    pub(super) fn is_over(&self, plans: &[Plan], now_us: i64) -> bool {
         let Some(newest_us) = self.newest_us else { return false };
-        let duration_us = self.series.iter().map(Series::duration_us).max().unwrap_or(0);
+        let durations = self.series.iter().map(|series| plan_of(plans, series).duration_us());
+        let duration_us = durations.max().unwrap_or(0);
         let silent_us = now_us - self.lag_us - newest_us;
         silent_us > duration_us + SILENCE_US || -silent_us > duration_us + FAR_BEHIND_US
     }
@@ -166,7 +173,7 @@ impl Sensor {
         let mut old_series: Vec<Series> = old.series.into_vec();
         let mut carried = false;
         for series in &mut self.series {
-            let same = |old: &Series| old_plans[old.plan].settings == plans[series.plan].settings;
+            let same = |old: &Series| plan_of(old_plans, old).settings == plan_of(plans, series).settings;
             if let Some(index) = old_series.iter().position(same) {
                 *series = old_series.swap_remove(index).of_plan(series.plan);
                 carried = true;
@@ -182,19 +189,31 @@ impl Sensor {
     }
 }
 
-fn result<'a>(
+fn plan_of<'p>(plans: &'p [Plan], series: &Series) -> &'p Plan {
+    &plans[series.plan as usize]
+}
+
+/// Emits the results of spans; a span that does not have what the window is for has none.
+fn emitting<'a>(
     window: &'a Settings,
     sensor_name: &'a str,
     unit: &'a str,
     stamped: bool,
-    span: &Span,
-) -> WindowResult<'a> {
+    emit: &'a mut impl FnMut(WindowResult<'_>),
+) -> impl FnMut(Span) + 'a {
+    move |span| {
+        let values = values(&span);
+        if let Some(value) = value(window.aggregation, &values) {
+            emit(WindowResult { window, sensor_name, unit, stamped, value, values });
+        }
+    }
+}
+
+fn values(span: &Span) -> Values {
     let stats = &span.stats;
-    WindowResult {
-        window,
-        sensor_name,
-        unit,
-        stamped,
+    // Rounding may carry them just past the extremes.
+    let within = |value: f64| value.max(stats.min).min(stats.max);
+    Values {
         start: span.start_us as f64 / 1e6,
         end: span.end_us as f64 / 1e6,
         mean: stats.mean(),
@@ -203,7 +222,28 @@ fn result<'a>(
         std: stats.std(),
         sum: stats.sum(),
         count: stats.count,
+        first: stats.first(),
+        last: stats.last(),
+        rate: stats.rate(),
+        percentile: span.percentile.map(within),
+        ewma: span.ewma.map(within),
     }
+}
+
+fn value(aggregation: Aggregation, values: &Values) -> Option<f64> {
+    Some(match aggregation {
+        Aggregation::Mean => values.mean,
+        Aggregation::Max => values.max,
+        Aggregation::Min => values.min,
+        Aggregation::Std => values.std,
+        Aggregation::Sum => values.sum,
+        Aggregation::Count => values.count as f64,
+        Aggregation::First => values.first,
+        Aggregation::Last => values.last,
+        Aggregation::Rate => return values.rate,
+        Aggregation::Percentile => return values.percentile,
+        Aggregation::Ewma => return values.ewma,
+    })
 }
 
 /// How long after its end a span waits for readings still under way. Longer than the time between

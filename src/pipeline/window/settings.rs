@@ -14,6 +14,12 @@ pub struct Settings {
     pub step: Duration,
     pub kind: Kind,
     pub aggregation: Aggregation,
+    /// How long after its end a span is still open, in the readings' own time.
+    pub allowed_lateness: Duration,
+    /// Which percentile of a span is computed, 0 to 100.
+    pub percentile: Option<f64>,
+    /// By which age a reading counts half in the weighted mean, where that is computed.
+    pub half_life: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +40,13 @@ pub enum Aggregation {
     Std,
     Sum,
     Count,
+    First,
+    Last,
+    /// Change per second from the first reading to the last.
+    Rate,
+    Percentile,
+    /// Mean weighted by age.
+    Ewma,
 }
 
 impl Aggregation {
@@ -46,11 +59,21 @@ impl Aggregation {
             Self::Std => "std",
             Self::Sum => "sum",
             Self::Count => "count",
+            Self::First => "first",
+            Self::Last => "last",
+            Self::Rate => "rate",
+            Self::Percentile => "percentile",
+            Self::Ewma => "ewma",
         }
     }
 }
 
 impl Settings {
+    /// The lateness that is allowed where none is given: 5 seconds, and no more than a step.
+    pub fn usual_lateness(step: Duration) -> Duration {
+        step.min(LATENESS_USUAL)
+    }
+
     /// Looks for what cannot be computed here, or not in bounded memory.
     ///
     /// # Errors
@@ -69,11 +92,12 @@ pub(super) struct Shape {
     pub(super) panes: i64,
     /// Panes from one result to the next, at least 1.
     pub(super) step: i64,
+    pub(super) lateness_us: i64,
 }
 
 impl Shape {
     pub(super) fn of(settings: &Settings) -> Result<Self, String> {
-        let Settings { duration, step, .. } = settings;
+        let Settings { duration, step, allowed_lateness, .. } = settings;
         let (duration_s, step_s) = (duration.as_secs_f64(), step.as_secs_f64());
         if settings.sensor_name.as_deref() == Some("") {
             return Err("sensor_name: is empty; give a pattern, or leave it out for all sensors".to_owned());
@@ -103,7 +127,41 @@ impl Shape {
                  {PANES_PER_WINDOW_MAX} are kept; give a step that divides the duration into fewer parts"
             ));
         }
-        Ok(Self { pane_us, panes, step: step_us / pane_us })
+        let lateness_us = whole_micros((*allowed_lateness).min(DURATION_MAX));
+        let shape = Self { pane_us, panes, step: step_us / pane_us, lateness_us };
+        let late_panes = shape.slots() - panes;
+        if late_panes > PANES_PER_WINDOW_MAX {
+            return Err(format!(
+                "allowed_lateness_seconds: {} is {late_panes} panes of {} s, at most {PANES_PER_WINDOW_MAX} are kept; \
+                 give less",
+                allowed_lateness.as_secs_f64(),
+                pane_us as f64 / 1e6
+            ));
+        }
+        if settings.percentile.is_some() && shape.slots() > PERCENTILE_PANES_MAX {
+            return Err(format!(
+                "percentile: is computed of at most {PERCENTILE_PANES_MAX} panes, and duration, step and lateness make \
+                 {} of this window; give a longer step",
+                shape.slots()
+            ));
+        }
+        Ok(shape)
+    }
+
+    /// Panes that are kept: those of one span, and those that begin while it still waits.
+    pub(super) fn slots(&self) -> i64 {
+        let late_panes = self.lateness_us / self.pane_us + i64::from(self.lateness_us % self.pane_us > 0);
+        self.panes + late_panes
+    }
+
+    /// The first end of a span after `time_us`, as the number of the pane that begins there; ends are the multiples
+    /// of the step since the epoch.
+    pub(super) fn end_after(&self, time_us: i64) -> i64 {
+        (self.pane_of(time_us).div_euclid(self.step) + 1) * self.step
+    }
+
+    pub(super) fn pane_of(&self, time_us: i64) -> i64 {
+        time_us.div_euclid(self.pane_us)
     }
 }
 
@@ -119,14 +177,22 @@ fn greatest_common_divisor(a: i64, b: i64) -> i64 {
 /// A year and some.
 const DURATION_MAX: Duration = Duration::from_secs(400 * 86_400);
 const STEP_MIN: Duration = Duration::from_millis(1);
-/// Most panes of one window of one sensor, about 120 bytes each.
+/// What sources on one network are late by, and the time that a span without a next reading waits for the wall clock.
+const LATENESS_USUAL: Duration = Duration::from_secs(5);
+/// Most panes of one span of one sensor, and most of its lateness, about 190 bytes each.
 const PANES_PER_WINDOW_MAX: i64 = 1024;
+/// Those of which percentiles are computed take about a KiB more each.
+const PERCENTILE_PANES_MAX: i64 = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn shape(kind: Kind, duration: f64, step: f64) -> Result<Shape, String> {
+        late_shape(kind, duration, step, 0.0)
+    }
+
+    fn late_shape(kind: Kind, duration: f64, step: f64, lateness: f64) -> Result<Shape, String> {
         Shape::of(&Settings {
             name: "w".to_owned(),
             sensor_name: None,
@@ -134,16 +200,31 @@ mod tests {
             step: Duration::from_secs_f64(step),
             kind,
             aggregation: Aggregation::Mean,
+            allowed_lateness: Duration::from_secs_f64(lateness),
+            percentile: None,
+            half_life: None,
         })
     }
 
     #[test]
     fn a_pane_divides_duration_and_step() {
-        let cut = |pane_us, panes, step| Ok(Shape { pane_us, panes, step });
+        let cut = |pane_us, panes, step| Ok(Shape { pane_us, panes, step, lateness_us: 0 });
         assert_eq!(shape(Kind::Tumbling, 60.0, 60.0), cut(60_000_000, 1, 1));
         assert_eq!(shape(Kind::Rolling, 60.0, 5.0), cut(5_000_000, 12, 1));
         assert_eq!(shape(Kind::Rolling, 10.0, 4.0), cut(2_000_000, 5, 2));
         assert_eq!(shape(Kind::Rolling, 0.3, 0.1), cut(100_000, 3, 1));
+    }
+
+    #[test]
+    fn lateness_takes_the_panes_that_begin_while_a_span_waits() {
+        let slots = |duration, step, lateness| {
+            late_shape(Kind::Rolling, duration, step, lateness).map(|shape| shape.slots())
+        };
+        assert_eq!(slots(60.0, 60.0, 0.0), Ok(1));
+        assert_eq!(slots(60.0, 60.0, 5.0), Ok(2));
+        assert_eq!(slots(60.0, 5.0, 5.0), Ok(13));
+        assert_eq!(slots(60.0, 5.0, 5.1), Ok(14));
+        assert!(slots(1.0, 1.0, 3600.0).unwrap_err().starts_with("allowed_lateness_seconds"));
     }
 
     #[test]

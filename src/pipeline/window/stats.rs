@@ -13,6 +13,15 @@ pub(super) struct Stats {
     sum: f64,
     /// What rounding has taken from `sum`.
     lost: f64,
+    first: Dated,
+    last: Dated,
+}
+
+/// A value and its time, in microseconds.
+#[derive(Clone, Copy, Debug)]
+struct Dated {
+    time_us: i64,
+    value: f64,
 }
 
 impl Stats {
@@ -24,12 +33,14 @@ impl Stats {
         squares: 0.0,
         sum: 0.0,
         lost: 0.0,
+        first: Dated { time_us: i64::MAX, value: 0.0 },
+        last: Dated { time_us: i64::MIN, value: 0.0 },
     };
 
     /// Takes a value of at most [`VALUE_MAX`], either sign.
     ///
     /// Welford (1962) for the spread, Neumaier (1974) for the sum.
-    pub(super) fn add(&mut self, value: f64) {
+    pub(super) fn add(&mut self, time_us: i64, value: f64) {
         self.count += 1;
         self.min = self.min.min(value);
         self.max = self.max.max(value);
@@ -37,6 +48,8 @@ impl Stats {
         self.centre += distance / self.count as f64;
         self.squares += distance * (value - self.centre);
         self.add_to_sum(value);
+        let dated = Dated { time_us, value };
+        self.note_ends(dated, dated);
     }
 
     /// Takes all values of `other`: Chan, Golub and LeVeque (1979).
@@ -58,6 +71,7 @@ impl Stats {
         self.max = self.max.max(other.max);
         self.add_to_sum(other.sum);
         self.lost += other.lost;
+        self.note_ends(other.first, other.last);
     }
 
     pub(super) fn sum(&self) -> f64 {
@@ -73,6 +87,37 @@ impl Stats {
     /// Population standard deviation of at least one value.
     pub(super) fn std(&self) -> f64 {
         (self.squares.max(0.0) / self.count as f64).sqrt()
+    }
+
+    /// Of the earliest and of the latest of at least one value.
+    pub(super) fn first(&self) -> f64 {
+        self.first.value
+    }
+
+    pub(super) fn last(&self) -> f64 {
+        self.last.value
+    }
+
+    /// From the earliest to the latest, per second; `None` when no time is between them.
+    pub(super) fn rate(&self) -> Option<f64> {
+        let seconds = (self.last.time_us - self.first.time_us) as f64 / 1e6;
+        (seconds > 0.0).then(|| (self.last.value - self.first.value) / seconds)
+    }
+
+    /// Goes along when the clock of the values, of at least one, is set: none is further from the next for it.
+    pub(super) fn clock_moved(&mut self, moved_us: i64) {
+        self.first.time_us += moved_us;
+        self.last.time_us += moved_us;
+    }
+
+    /// What comes later is the last of those with the same time.
+    fn note_ends(&mut self, first: Dated, last: Dated) {
+        if first.time_us < self.first.time_us {
+            self.first = first;
+        }
+        if last.time_us >= self.last.time_us {
+            self.last = last;
+        }
     }
 
     fn add_to_sum(&mut self, value: f64) {
@@ -96,7 +141,7 @@ mod tests {
 
     fn of(values: &[f64]) -> Stats {
         let mut stats = Stats::EMPTY;
-        values.iter().for_each(|value| stats.add(*value));
+        (0..).zip(values).for_each(|(time, value)| stats.add(time * 1_000_000, *value));
         stats
     }
 

@@ -2,6 +2,7 @@
 //! begins a transaction when none is open; the commit is the loop's.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use rusqlite::params;
 
@@ -14,13 +15,14 @@ use crate::store::imported;
 use crate::store::{AuditEntry, BatchKey, Error, FrozenBatch, Lane, Outcome, Want};
 
 impl Worker {
-    pub(super) fn append(&mut self, lane: Lane, group: &Group) -> Result<(), Error> {
+    /// `at` is the boot clock, the same for all lanes of a group: by that what shares a commit is known.
+    pub(super) fn append(&mut self, lane: Lane, group: &Group, at: Duration) -> Result<(), Error> {
         let text = &group.staged.lanes[lane.index()];
         if text.count == 0 {
             return Ok(());
         }
         self.begin()?;
-        self.insert_text(lane, text)
+        self.insert_text(lane, text, at)
     }
 
     /// Notes what the group takes over from another program's queue.

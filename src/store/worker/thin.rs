@@ -3,6 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use super::Worker;
 use crate::clock::mark;
@@ -132,12 +133,16 @@ impl Worker {
     /// Appends items of the agent's own making, inside the caller's transaction.
     pub(super) fn insert_own(&mut self, lane: Lane, text: &LaneText) -> Result<(), Error> {
         self.made += u64::from(text.count);
-        self.insert_text(lane, text)
+        self.insert_text(lane, text, self.clocks.since_boot())
     }
 
     /// Appends items, inside the caller's transaction.
-    pub(super) fn insert_text(&mut self, lane: Lane, text: &LaneText) -> Result<(), Error> {
-        let since_boot = self.clocks.since_boot();
+    pub(super) fn insert_text(
+        &mut self,
+        lane: Lane,
+        text: &LaneText,
+        since_boot: Duration,
+    ) -> Result<(), Error> {
         let at = self.boot.at(since_boot);
         if text.provisional {
             self.spans.note(&self.db, lane, self.boot.number, self.queue.next_sequence(lane))?;
