@@ -19,7 +19,7 @@ use crate::pipeline::rule::Rules;
 use crate::pipeline::selection::Selection;
 use crate::pipeline::window::{Room, Windows};
 use crate::pipeline::{self, Counters, Plan, Stages};
-use crate::privacy::{self, Firewall};
+use crate::privacy::{self, Firewall, HashKey, audit};
 use crate::store::{self, AuditEntry, Hold, Store};
 
 /// Batches that wait for the pipeline. When it is full the sources wait, and so do the devices.
@@ -64,9 +64,10 @@ impl Parts {
             delivery_bytes_max: bounds.delivery_bytes,
         };
         store.hold(hold).await?;
-        let firewall = Firewall::new(&config.privacy, key).remembering(bounds.decisions);
+        let loaded = policy_loaded(config, &key);
+        let firewall = Firewall::new(&config.privacy, key.clone()).remembering(bounds.decisions);
         let privacy_counters = firewall.counters();
-        let plan = plan(config)?;
+        let plan = plan(config, key)?;
         let room = Room { states_max: bounds.window_states, panes_max: bounds.window_panes };
         let stages = Stages {
             firewall,
@@ -75,7 +76,7 @@ impl Parts {
             selection: plan.selection.remembering(bounds.cooldowns),
             deliver: plan.deliver,
         };
-        store.audit(policy_loaded(&config.privacy, &config.clock)).await?;
+        store.audit(loaded).await?;
 
         let (batches, receiver) = mpsc::channel(BATCHES_MAX);
         // One reload at a time.
@@ -119,23 +120,26 @@ pub fn device_id(config: &Config, store: &Store) -> String {
 }
 
 /// What a configuration means for the pipeline, built whole before anything is replaced.
-pub fn plan(config: &Config) -> anyhow::Result<Plan> {
+pub fn plan(config: &Config, key: HashKey) -> anyhow::Result<Plan> {
     Ok(Plan {
         rules: Rules::new(&config.rules)?,
         windows: Windows::new(&config.windows),
         selection: Selection::new(&config.delivery),
         privacy: config.privacy.clone(),
+        key,
         deliver: config.cloud.enabled,
     })
 }
 
-/// The audit record of a policy that takes effect. The chain cannot be put right afterwards, so a time that
-/// is provisional is marked as such in it.
-pub fn policy_loaded(settings: &privacy::Settings, clock: &clock::Settings) -> AuditEntry {
-    let mut details = settings.audit_details();
-    if !clock.trusted && !clock::is_synchronised() {
+/// The audit record of a policy that takes effect, with the key of hashes by its id and whether anything is
+/// delivered. The chain cannot be put right afterwards, so a time that is provisional is marked as such in it.
+pub fn policy_loaded(config: &Config, key: &HashKey) -> AuditEntry {
+    let mut details = config.privacy.audit_details();
+    details["key_id"] = key.id().into();
+    details["delivery"] = config.cloud.enabled.into();
+    if !config.clock.trusted && !clock::is_synchronised() {
         let mark = Mark { boot: &clock::boot_id(), boot_time: clock::boot_seconds() };
         details[mark::KEY] = mark::provisional(mark);
     }
-    AuditEntry { action: "policy_loaded".to_owned(), details, timestamp: clock::unix_seconds() }
+    AuditEntry { action: audit::POLICY_LOADED.to_owned(), details, timestamp: clock::unix_seconds() }
 }

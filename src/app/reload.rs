@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use tokio::sync::{mpsc, watch};
 
 use super::front::Front;
+use super::opening::hash_key;
 use super::parts::{plan, policy_loaded};
 use super::sources::Sources;
 use super::witness::refusal;
@@ -19,12 +20,15 @@ use crate::lifecycle::outcome::Outcomes;
 use crate::lifecycle::supervisor::Supervisor;
 use crate::lifecycle::systemd::Notifier;
 use crate::pipeline::Plan;
+use crate::privacy::HashKey;
 use crate::store::Store;
 use crate::{logging, upload};
 
 /// The configuration that runs, and everything that a new one reaches.
 pub struct Reloader {
     running: Loaded,
+    /// Of hashes.
+    key: HashKey,
     options: LoadOptions,
     log: logging::Handle,
     notifier: Notifier,
@@ -41,6 +45,7 @@ impl Reloader {
     #[expect(clippy::too_many_arguments, reason = "one of each, handed over once")]
     pub fn new(
         running: Loaded,
+        key: HashKey,
         options: LoadOptions,
         log: logging::Handle,
         front: &Front,
@@ -52,7 +57,20 @@ impl Reloader {
         let (notifier, configured) = (front.notifier.clone(), front.configured.clone());
         let outcomes = outcomes(&running);
         let last = None;
-        Self { running, options, log, notifier, sources, plans, cloud, store, configured, outcomes, last }
+        Self {
+            running,
+            key,
+            options,
+            log,
+            notifier,
+            sources,
+            plans,
+            cloud,
+            store,
+            configured,
+            outcomes,
+            last,
+        }
     }
 
     /// The STATUS line of `systemctl status`.
@@ -89,15 +107,17 @@ impl Reloader {
     }
 
     async fn apply(&mut self, supervisor: &mut Supervisor) -> anyhow::Result<()> {
-        let Successor { loaded, changes, plan } = Successor::load(&self.running.config, &self.options)?;
+        let Successor { loaded, changes, key, plan } = Successor::load(&self.running.config, &self.options)?;
         let new = &loaded.config;
-        if changes.is_empty() {
+        let key_changed = key != self.key;
+        if changes.is_empty() && !key_changed {
             tracing::info!("reloaded: nothing changed");
             return Ok(());
         }
         // Nothing fails from here on but the agent itself.
-        if changes.privacy_changed {
-            self.store.audit(policy_loaded(&new.privacy, &new.clock)).await?;
+        // Who looks at the record wants to see as well since when hashes are others and whether anything leaves.
+        if changes.privacy_changed || key_changed || new.cloud.enabled != self.running.config.cloud.enabled {
+            self.store.audit(policy_loaded(new, &key)).await?;
         }
         self.plans.send(plan).await.ok().context("the pipeline is gone")?;
         self.sources.stop(&changes.sources_stopped).await;
@@ -116,10 +136,11 @@ impl Reloader {
             windows_changed = changes.windows_changed,
             delivery_changed = changes.delivery_changed,
             privacy_changed = changes.privacy_changed,
+            key_changed,
             cloud_changed = changes.cloud_changed,
             "reloaded"
         );
-        self.running = loaded;
+        (self.running, self.key) = (loaded, key);
         Ok(())
     }
 
@@ -161,6 +182,8 @@ fn names(files: &[PathBuf]) -> String {
 pub struct Successor {
     pub loaded: Loaded,
     pub changes: ReloadPlan,
+    /// Read anew, as it may have been rotated.
+    pub key: HashKey,
     pub plan: Plan,
 }
 
@@ -176,8 +199,9 @@ impl Successor {
         if !changes.refused.is_empty() {
             bail!("{} cannot change while the agent runs; restart it", changes.refused.join(", "));
         }
-        let plan = plan(&loaded.config)?;
-        Ok(Self { loaded, changes, plan })
+        let key = hash_key(&loaded.config.store.state_dir)?;
+        let plan = plan(&loaded.config, key.clone())?;
+        Ok(Self { loaded, changes, key, plan })
     }
 }
 

@@ -30,17 +30,28 @@ pub struct Plan {
     pub windows: Windows,
     pub selection: Selection,
     pub privacy: privacy::Settings,
+    /// Of hashes.
+    pub key: privacy::HashKey,
     pub deliver: bool,
 }
 
 impl Stages {
     /// Goes over to `plan`; cooldowns and windows whose settings are the same go on.
     pub fn reload(&mut self, plan: Plan) {
-        self.firewall.reload(&plan.privacy);
-        let rules = std::mem::replace(&mut self.rules, plan.rules);
+        self.firewall.reload(&plan.privacy, plan.key);
+        // What was taken in while nothing was to leave does not leave later in a window or as a last reading.
+        let forgets = plan.deliver && !self.deliver;
+        let mut rules = std::mem::replace(&mut self.rules, plan.rules);
+        if forgets {
+            rules.forget_readings();
+        }
         self.rules.carry_over(rules);
         let windows = std::mem::replace(&mut self.windows, plan.windows);
-        self.windows.carry_over(windows);
+        if forgets {
+            self.windows.begin_anew(&windows);
+        } else {
+            self.windows.carry_over(windows);
+        }
         self.selection.reload(plan.selection);
         self.deliver = plan.deliver;
     }
@@ -93,6 +104,7 @@ impl Stages {
                 committed.refused += 1;
             }
         }
+        self.firewall.tell(staged.filtered());
         counters.readings_processed.fetch_add(u64::from(committed.accepted), Relaxed);
         let errors = self.rules.counters().map(|(_, rule)| rule.evaluation_errors.load(Relaxed)).sum();
         counters.rule_errors.store(errors, Relaxed);

@@ -90,6 +90,18 @@ impl Settings {
     /// What the record of a loaded policy says: whether it is on, its lists, and their hash
     /// (`policy_hash`, SHA-256 of the canonical JSON of the rest).
     pub fn audit_details(&self) -> Value {
+        let mut details = self.lists();
+        let policy_hash = sha256_hex(&canonical(&details));
+        details["policy_hash"] = policy_hash.into();
+        details
+    }
+
+    /// By which records refer to this policy.
+    pub fn policy_hash(&self) -> String {
+        sha256_hex(&canonical(&self.lists()))
+    }
+
+    fn lists(&self) -> Value {
         let rules = self.rules.iter();
         let mut details = json!({
             "enabled": self.enabled,
@@ -100,8 +112,6 @@ impl Settings {
         for (name, _, list) in self.field_lists() {
             details[name] = list.iter().map(|pattern| Value::from(pattern.0.as_str())).collect();
         }
-        let policy_hash = sha256_hex(&canonical(&details));
-        details["policy_hash"] = policy_hash.into();
         details
     }
 }
@@ -228,6 +238,8 @@ fn push_string(text: &str, out: &mut String) {
     out.push('"');
 }
 
+/// A policy takes effect: at each start, and at a reload that changes it, the key or whether anything is delivered.
+pub const POLICY_LOADED: &str = "policy_loaded";
 /// The `prev_hash` of the first record.
 pub const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 

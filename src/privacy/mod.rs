@@ -6,13 +6,16 @@ mod action;
 pub mod audit;
 mod counters;
 mod fields;
+mod filtered;
 mod firewall;
 mod key;
+mod keys;
 pub mod pattern;
 mod policy;
 
 pub use action::Action;
 pub use counters::Counters;
+pub use filtered::{Filtered, OTHERS, Part, PolicyId, RuleId};
 pub use firewall::{Firewall, Verdict};
 pub use key::{HashKey, KeyError};
 
@@ -40,6 +43,9 @@ pub struct SensorRule {
 ///
 /// Without a colon the pattern is held against metadata keys and against sensor names. The last
 /// colon is the one that divides, so a colon inside a metadata key is written `?`.
+///
+/// A key is met at any depth, and what is done to it is done to everything in it. A key pattern with a dot
+/// is also held against the key with those it stands in, `gps.lat`, from any depth on; lists add nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldPattern(pub String);
 

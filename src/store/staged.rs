@@ -1,6 +1,7 @@
 //! What waits for its commit: encoded items by lane, and the receipts of their sources.
 
 use crate::lifecycle::memory::Share;
+use crate::privacy::Filtered;
 use crate::reading::{Committed, Receipt, Refusal};
 
 use super::refused::Refused;
@@ -16,6 +17,8 @@ pub struct Staged {
     /// Rows of another program's queue that these items were.
     pub(super) imported: Vec<Digest>,
     refused: Refused,
+    /// What the privacy firewall did.
+    filtered: Filtered,
     /// How the clock stands behind all these items, when that changed.
     pub(super) news: Option<ClockNews>,
     /// How sources know the messages again that these items came in.
@@ -184,6 +187,12 @@ impl Staged {
         self.messages.extend_from_slice(&other.messages);
         self.news = other.news.or(self.news);
         self.refused.absorb(other.refused);
+        self.filtered.absorb(&mut { other.filtered });
+    }
+
+    /// What the privacy firewall did, for the audit trail; alone it makes no commit.
+    pub fn filtered(&mut self) -> &mut Filtered {
+        &mut self.filtered
     }
 
     /// Has the messages stored with the first items. Those without any item are known to nobody: they would be
