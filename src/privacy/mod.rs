@@ -4,6 +4,7 @@
 
 mod action;
 pub mod audit;
+pub mod chain;
 mod counters;
 mod fields;
 mod filtered;
@@ -12,6 +13,7 @@ mod key;
 mod keys;
 pub mod pattern;
 mod policy;
+pub mod sums;
 
 pub use action::Action;
 pub use counters::Counters;
