@@ -68,6 +68,8 @@ struct Cloud {
     messages_sent_today: u64,
     endpoint: String,
     enabled: bool,
+    /// The same in words.
+    delivery: &'static str,
     trouble: Option<String>,
     backlog_batches_per_second: f64,
     stuck_batches: usize,
@@ -82,6 +84,8 @@ struct Privacy {
     rules_active: usize,
     fields_redacted: Vec<String>,
     fields_hashed: Vec<String>,
+    /// In words, and with why.
+    leaves_device: &'static str,
 }
 
 #[derive(Serialize)]
@@ -177,6 +181,7 @@ impl Report {
                 rules_active: configured.privacy.rules_active,
                 fields_redacted: configured.privacy.fields_redacted.clone(),
                 fields_hashed: configured.privacy.fields_hashed.clone(),
+                leaves_device: leaves_device(&configured),
             },
             ingest: Ingest::new(&configured),
             store: Store::new(view),
@@ -185,6 +190,16 @@ impl Report {
             wear: Wear::new(view, since_boot, now),
             memory: Memory::new(&view.memory),
         }
+    }
+}
+
+/// Consent is one switch: `cloud.enabled`.
+fn leaves_device(configured: &Configured) -> &'static str {
+    match (configured.cloud_enabled, configured.privacy.enabled, configured.privacy.rules_active) {
+        (false, ..) => "nothing: delivery is disabled",
+        (true, true, 1..) => "what the policy lets through",
+        (true, true, 0) => "everything: the policy has no rules",
+        (true, false, _) => "everything: the firewall is off",
     }
 }
 
@@ -217,6 +232,11 @@ impl Cloud {
             messages_sent_today: if is_today { last.items_today } else { 0 },
             endpoint: without_credentials(&configured.endpoint),
             enabled: configured.cloud_enabled,
+            delivery: if configured.cloud_enabled {
+                "enabled"
+            } else {
+                "disabled: nothing leaves the device"
+            },
             trouble: last.trouble,
             backlog_batches_per_second: last.backlog_rate,
             stuck_batches: last.stuck.map_or(0, |(count, _)| count),

@@ -99,8 +99,7 @@ impl Stages {
                 committed.accepted += 1;
             } else {
                 // Without the name: what is private is on no page.
-                counters.refuse(Refusal::Privacy, "");
-                staged.refuse(Refusal::Privacy, "", standing.now);
+                self.note_refusal(Refusal::Privacy, "", standing.now, staged, counters);
                 committed.refused += 1;
             }
         }
@@ -123,8 +122,16 @@ impl Stages {
         counters: &Counters,
     ) {
         let shown = if self.firewall.shows_name(sensor) { sensor } else { "" };
+        self.note_refusal(reason, shown, now, staged, counters);
+    }
+
+    fn note_refusal(&self, reason: Refusal, shown: &str, now: f64, staged: &mut Staged, counters: &Counters) {
         counters.refuse(reason, shown);
-        staged.refuse(reason, shown, now);
+        if self.deliver {
+            staged.refuse(reason, shown, now);
+        } else {
+            staged.refuse_untold(reason, shown, now);
+        }
     }
 
     /// Emits the windows that ended, by the wall clock, without a reading to say so, and the events of sensors

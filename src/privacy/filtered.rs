@@ -94,6 +94,12 @@ impl Filtered {
         }
     }
 
+    /// Takes out what belongs to the policy with `hash`, or with `false` everything that does not.
+    pub fn take_of(&mut self, hash: Option<&str>, is_of: bool) -> Self {
+        let wanted = |part: &mut Part| (Some(part.policy.hash.as_str()) == hash) == is_of;
+        Self(self.0.extract_if(.., wanted).collect())
+    }
+
     /// One for each policy, in the order in which they came.
     pub fn parts(&self) -> &[Part] {
         &self.0

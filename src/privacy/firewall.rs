@@ -173,6 +173,11 @@ impl Firewall {
         Verdict::Keep { outbound: Some(copy), local: local.map(|(copy, _)| copy) }
     }
 
+    /// The policy, and the rules that decided about the reading that was judged last.
+    pub(super) fn decided(&self) -> (&Policy, &PolicyId, &HashKey, &[RuleId]) {
+        (&self.policy, &self.id, &self.key, &self.decided)
+    }
+
     /// The index of the sensor's decision, made at its first reading.
     fn look_up(&mut self, sensor: &str) -> usize {
         if let Some(index) = self.sensors.get(sensor) {

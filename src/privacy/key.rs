@@ -35,6 +35,9 @@ pub enum KeyError {
 }
 
 impl HashKey {
+    /// The credential of the service manager that stands for the file.
+    pub const CREDENTIAL: &'static str = "privacy.key";
+
     /// A key of any bytes; at least 32 random ones protect.
     pub fn new(bytes: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))

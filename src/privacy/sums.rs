@@ -154,7 +154,7 @@ impl Sums {
 }
 
 /// What the rule at `place`, such as `redact_fields[0]`, says in `policy`, the details of its load.
-fn rule_text(policy: &Value, place: &str) -> Option<String> {
+pub(super) fn rule_text(policy: &Value, place: &str) -> Option<String> {
     let (list, index) = place.strip_suffix(']')?.split_once('[')?;
     let rule = policy.get(list)?.get(index.parse::<usize>().ok()?)?;
     match rule.as_str() {

@@ -34,6 +34,7 @@ pub(crate) mod schema;
 mod staged;
 pub mod stats;
 mod thin;
+pub mod trail;
 mod trouble;
 mod verify;
 mod worker;
@@ -42,6 +43,8 @@ mod worker;
 mod gap_tests;
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod trail_tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

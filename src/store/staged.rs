@@ -4,6 +4,7 @@ use crate::lifecycle::memory::Share;
 use crate::privacy::Filtered;
 use crate::reading::{Committed, Receipt, Refusal};
 
+use super::gap::Report;
 use super::refused::Refused;
 use super::{ClockNews, Digest, Lane};
 
@@ -130,7 +131,12 @@ impl Staged {
     /// Counts input that was refused, for the ledger of gaps. `sensor` is empty where it is not known or not
     /// to be shown; `now` is the wall clock, Unix seconds.
     pub fn refuse(&mut self, reason: Refusal, sensor: &str, now: f64) {
-        self.refused.add(reason, sensor, now);
+        self.refused.add(reason, sensor, now, Report::Due);
+    }
+
+    /// The same while nothing is to leave the device: the cloud is not told of it later either.
+    pub fn refuse_untold(&mut self, reason: Refusal, sensor: &str, now: f64) {
+        self.refused.add(reason, sensor, now, Report::Never);
     }
 
     /// What goes into `lane`, each item with its line break.

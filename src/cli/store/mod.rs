@@ -57,6 +57,11 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// Whether it was named, and is not that of the configuration.
+    pub(super) fn is_given(&self) -> bool {
+        self.database.is_some()
+    }
+
     /// The database file. What is wrong with the configuration was printed; the error is the exit code.
     pub(super) fn resolve(self, config: Option<PathBuf>) -> Result<PathBuf, u8> {
         if let Some(database) = self.database {

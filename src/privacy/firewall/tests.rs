@@ -22,6 +22,7 @@ fn settings(rules: &[(&str, Action)], fields: &[(Action, &str)]) -> Settings {
         hash_fields: list(Action::Hash),
         drop_fields: list(Action::Drop),
         local_only: list(Action::LocalOnly),
+        record: Default::default(),
     }
 }
 
