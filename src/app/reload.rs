@@ -107,7 +107,10 @@ impl Reloader {
     }
 
     async fn apply(&mut self, supervisor: &mut Supervisor) -> anyhow::Result<()> {
-        let Successor { loaded, changes, key, plan } = Successor::load(&self.running.config, &self.options)?;
+        // It may have been rotated.
+        let key = hash_key(&self.running.config.store.state_dir)?;
+        let running = &self.running.config;
+        let Successor { loaded, changes, plan } = Successor::load(running, &self.options, key.clone())?;
         let new = &loaded.config;
         let key_changed = key != self.key;
         if changes.is_empty() && !key_changed {
@@ -182,26 +185,23 @@ fn names(files: &[PathBuf]) -> String {
 pub struct Successor {
     pub loaded: Loaded,
     pub changes: ReloadPlan,
-    /// Read anew, as it may have been rotated.
-    pub key: HashKey,
     pub plan: Plan,
 }
 
 impl Successor {
-    /// Loads the configuration anew, and builds of it what can fail.
+    /// Loads the configuration anew, and builds of it what can fail. `key` is that of hashes.
     ///
     /// # Errors
     ///
     /// Something in it is wrong, or cannot change while the agent runs.
-    pub fn load(running: &Config, options: &LoadOptions) -> anyhow::Result<Self> {
+    pub fn load(running: &Config, options: &LoadOptions, key: HashKey) -> anyhow::Result<Self> {
         let loaded = load(options)?;
         let changes = diff(running, &loaded.config);
         if !changes.refused.is_empty() {
             bail!("{} cannot change while the agent runs; restart it", changes.refused.join(", "));
         }
-        let key = hash_key(&loaded.config.store.state_dir)?;
-        let plan = plan(&loaded.config, key.clone())?;
-        Ok(Self { loaded, changes, key, plan })
+        let plan = plan(&loaded.config, key)?;
+        Ok(Self { loaded, changes, plan })
     }
 }
 

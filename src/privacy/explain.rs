@@ -84,8 +84,7 @@ struct Walk<'w, T> {
 
 impl<T: Fn(RuleId) -> String> Walk<'_, T> {
     fn fields(&self, reading: &Reading<'_>) -> Vec<Field> {
-        let sensor =
-            |action: Action| self.decision.sensor.has(action).then_some(action).unwrap_or(Action::Allow);
+        let sensor = |action: Action| if self.decision.sensor.has(action) { action } else { Action::Allow };
         let mut fields = vec![
             self.field("sensor_name", reading.sensor_name.into(), sensor(Action::Hash), None),
             self.field("timestamp", reading.timestamp.into(), Action::Allow, None),

@@ -149,7 +149,7 @@ fn text(report: &Report) -> String {
             [key.replace('_', " "), of_key(key).unwrap_or_else(|| format!("not given: privacy.record.{key}"))]
         })
         .collect();
-    out += &table::format(["", ""], &rows).trim_start_matches('\n').to_owned();
+    out += table::format(["", ""], &rows).trim_start_matches('\n');
     let total = &report.total;
     out += &format!(
         "\nFrom {} to {}\n\nLeft the device: {} items in {} batches, {} bytes as JSON\n",
