@@ -262,7 +262,7 @@ fn known_sensors_with_known_keys_are_held_against_no_pattern() {
 #[test]
 fn keys_that_are_made_up_take_time_and_no_memory() {
     let mut firewall = firewall(&[], &[(Action::Redact, "secret"), (Action::Redact, "in.secret")]);
-    for turn in 0..20_000 {
+    for turn in 0..5_000 {
         let long = "k".repeat(turn % 1500);
         let text = format!(r#"{{"{long}{turn}":1,"in":{{"{turn}":2,"secret":3}}}}"#);
         let (outbound, _) = metadata(firewall.judge(reading("s", &text)));
