@@ -147,6 +147,7 @@ impl Stages {
             let deliver = *deliver && selection.of(silent.reading.sensor_name).events;
             emit_silence(firewall, deliver, &silent, standing, staged, counters);
         });
+        firewall.tell(staged.filtered());
     }
 
     /// False when the privacy firewall drops the reading; then nothing is derived from it either.

@@ -74,7 +74,8 @@ impl Verifier {
         if self.first.is_none() {
             self.first = Some(First { id, prev_hash: record.prev_hash.clone() });
         } else {
-            if self.last_id.is_some_and(|last| id <= last) {
+            // Numbers are never given out again, so what was cut off the end still shows when the trail went on.
+            if !follows(self.last_id, id, record) {
                 self.broken(id, "its id does not follow the one before");
             }
             if record.prev_hash != self.last_hash {
@@ -159,6 +160,7 @@ pub struct Fold {
     sums: Sums,
     last_hash: String,
     last_id: Option<i64>,
+    is_empty: bool,
 }
 
 impl Fold {
@@ -173,23 +175,25 @@ impl Fold {
             broken: number("broken"),
             sums,
             last_hash: folded_hash.unwrap_or(GENESIS).to_owned(),
-            last_id: None,
+            last_id: Some(latest.and_then(|details| details["folded_to"].as_i64()).unwrap_or(0)),
+            is_empty: true,
         }
     }
 
     /// Takes the oldest record that is left. One that does not follow from the one before is not forgiven for
     /// being folded.
     pub fn take(&mut self, id: i64, record: &AuditRecord) {
-        let follows = record.prev_hash == self.last_hash && record.record_hash == hash(record);
-        self.broken += u64::from(!follows);
+        let is_whole = record.prev_hash == self.last_hash && record.record_hash == hash(record);
+        self.broken += u64::from(!is_whole || !follows(self.last_id, id, record));
         self.records += 1;
         self.sums.take(record, true);
         (self.last_id, self.last_hash) = (Some(id), record.record_hash.clone());
+        self.is_empty = false;
     }
 
     /// The details of the checkpoint; `None` when nothing was taken.
     pub fn details(self) -> Option<Value> {
-        let folded_to = self.last_id?;
+        let folded_to = self.last_id.filter(|_| !self.is_empty)?;
         Some(checkpoint(self.records, (folded_to, &self.last_hash), self.broken, self.sums))
     }
 }
@@ -205,6 +209,12 @@ pub fn checkpoint(folded: u64, (folded_to, folded_hash): (i64, &str), broken: u6
         "days": days,
         "policies": policies,
     })
+}
+
+/// Whether `id` comes next. Only what a salvage lost is missing by right, and the record of that says so.
+fn follows(last_id: Option<i64>, id: i64, record: &AuditRecord) -> bool {
+    let expected = last_id.map_or(id, |last| last.saturating_add(1));
+    id == expected || id > expected && record.action == SALVAGED
 }
 
 /// The oldest records were folded.
@@ -301,14 +311,22 @@ mod tests {
     fn records_that_are_missing_at_the_end_are_seen_by_the_highest_number() {
         let mut records = chain(5);
         records.truncate(3);
+        let cut = records.clone();
         let finish = |highest| {
             let mut verifier = Verifier::default();
-            records.iter().for_each(|(id, record)| verifier.take(*id, record));
+            cut.iter().for_each(|(id, record)| verifier.take(*id, record));
             verifier.finish(highest)
         };
         assert!(finish(None).holds());
         assert!(finish(Some(3)).holds());
         assert_eq!(finish(Some(5)).broken[0].id, 5);
+        // It went on, and even so it shows, also once it is folded.
+        push(&mut records, "batch", &json!({}));
+        records[3].0 = 6;
+        assert_eq!(first_broken(&records), Some(6));
+        push(&mut records, "batch", &json!({}));
+        fold(&mut records, 4);
+        assert!(!verdict(&records).holds());
     }
 
     #[test]

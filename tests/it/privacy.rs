@@ -33,5 +33,7 @@ fn records(state_dir: &Path) -> Vec<(String, serde_json::Value)> {
 }
 
 fn write_to(state_dir: &Path, sql: &str) {
-    Connection::open(state_dir.join("edge_store.db")).unwrap().execute_batch(sql).unwrap();
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+    let db = Connection::open_with_flags(state_dir.join("edge_store.db"), flags).unwrap();
+    db.execute_batch(sql).unwrap();
 }
