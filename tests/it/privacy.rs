@@ -6,6 +6,8 @@ mod trail;
 
 use std::path::Path;
 
+use pyvorin_edge::privacy::chain::{Finding, Verifier};
+use pyvorin_edge::store::trail::read as trail_of;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::harness::daemon::Home;
@@ -19,6 +21,13 @@ async fn run(home: &Home, arguments: &[&str]) -> (Option<i32>, String, String) {
 async fn verify(home: &Home) -> (Option<i32>, String) {
     let (code, out, error) = run(home, &["privacy", "verify", "--config", "config.toml"]).await;
     (code, out + &error)
+}
+
+/// Where the audit trail does not hold.
+pub fn broken(state_dir: &Path) -> Vec<Finding> {
+    let mut verifier = Verifier::default();
+    let highest = trail_of(&state_dir.join("edge_store.db"), |id, record| verifier.take(id, record)).unwrap();
+    verifier.finish(highest).broken
 }
 
 /// The audit records: action and details.
