@@ -21,7 +21,7 @@ use pyvorin_edge::pipeline::window::Windows;
 use pyvorin_edge::pipeline::{Counters, Stages, Standing};
 use pyvorin_edge::privacy::{self, Firewall, HashKey};
 use pyvorin_edge::reading::{Batch, Severity};
-use pyvorin_edge::store::{self, Lane, Staged, Store};
+use pyvorin_edge::store::{self, Lane, Staged, Store, Want};
 
 use load::Load;
 
@@ -95,6 +95,31 @@ fn append(criterion: &mut Criterion) {
         println!("store/{readings} a commit: {bytes:.1} B written per reading");
     }
     group.finish();
+    wear_of_delivery(&runtime);
+}
+
+/// What is written for commits of 1,000 readings and the batches that take them away, each with its audit record.
+fn wear_of_delivery(runtime: &tokio::runtime::Runtime) {
+    const COMMITS: u64 = 200;
+    for batch in [500, 1000] {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for the store");
+        let (store, _end) = open(folder.path());
+        let payloads = payloads(1000);
+        let written = written_bytes();
+        runtime.block_on(async {
+            for _ in 0..COMMITS {
+                store.append(staged(&payloads)).await.expect("the store is open");
+                store.ping().await.expect("the store is open");
+                while let Some(frozen) =
+                    store.next_batch(Want::new(batch, 1 << 24, true)).await.expect("open")
+                {
+                    store.settle(frozen.key, store::Outcome::Delivered).await.expect("the store is open");
+                }
+            }
+        });
+        let bytes = (written_bytes() - written) as f64 / (COMMITS * 1000) as f64;
+        println!("store/1000 a commit, delivered {batch} at a time: {bytes:.1} B written per reading");
+    }
 }
 
 fn open(folder: &Path) -> (Store, impl Sized) {

@@ -39,6 +39,8 @@
 //!   frozen batch.
 //! - **One thread owns SQLite.** Everyone else sends it commands and awaits its answer; what queued during
 //!   one sync shares the next commit.
+//! - **Nothing leaves without a record.** A batch is in the audit trail in the commit that freezes it
+//!   ([`store::trail`], [`privacy::chain`]).
 //! - **Privacy before storage.** The firewall judges a reading before anything else keeps it. What is
 //!   dropped is not written, not judged by rules, not counted in windows.
 //! - **Time is the boot clock's.** What the agent stamps is on it; wall time is made of that, marked while
@@ -72,7 +74,8 @@
 //! | what rules remember of sensors | 2 MiB | the sensor heard longest ago is forgotten, and counted |
 //! | actions | 16; 256 events for each and 512 KiB for all | the event goes without its action, which is counted |
 //! | one action | `timeout_seconds`, 5 attempts; 2 s once the agent stops | it is ended, with all it started |
-//! | privacy | 1,024 patterns in each list, decisions for 4,096 sensors | refused; forgotten and made anew |
+//! | privacy | 1,024 patterns in each list, decisions for 4,096 sensors and 128 KiB of keys | refused; forgotten and made anew |
+//! | audit trail | 8,192 records, or one for each 32 KiB of `store.size_max_mb` | the oldest quarter is folded into a checkpoint |
 //! | health server | 16 connections | an idle one gives way |
 //! | black box | 64 KiB: 126 records and two signs of life | the oldest record goes |
 //! | attempts to open the store at the start | every 60 s at most, for ever | the health page says why |

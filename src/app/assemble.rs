@@ -74,7 +74,7 @@ pub struct Material<'m> {
 pub async fn connect(material: Material<'_>, tasks: &mut Tasks) -> anyhow::Result<Agent> {
     let Material { loaded, options, log, place, front, opened } = material;
     let config = loaded.config.clone();
-    let previous = opened.previous.clone();
+    let (previous, key) = (opened.previous.clone(), opened.key.clone());
     let (inbound, intake) = (&mut tasks.inbound, tasks.intake.clone());
     let (actions, doors) =
         parts::actions(&config, &opened.store, place, &mut tasks.outbound, tasks.egress.clone());
@@ -88,7 +88,7 @@ pub async fn connect(material: Material<'_>, tasks: &mut Tasks) -> anyhow::Resul
 
     let Parts { store, store_end, sources, plans, counters, privacy_counters, progress: _ } = parts;
     let mut reloader =
-        Reloader::new(loaded, options, log, front, sources, actions, plans, cloud, store.clone());
+        Reloader::new(loaded, key, options, log, front, sources, actions, plans, cloud, store.clone());
     reloader.start_sources(&mut tasks.inbound);
     let remembered = store.recalled(REMEMBERED_AS);
     let wear = Arc::new(Wear::new(config.wear, remembered, counters.clone(), clock::since_boot()));

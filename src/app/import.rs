@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use self::item::{Taken, take_over};
 use self::queue_file::{QueueFile, QueueRow};
 use super::opening::hash_key;
+use super::parts::policy_loaded;
 use super::stop::store_ended;
 use crate::config::Config;
 use crate::lifecycle::lock::StateLock;
@@ -65,7 +66,11 @@ pub async fn import(config: &Config, source: &Path, is_dry_run: bool) -> anyhow:
     let _lock = StateLock::take(state_dir)?;
     let (store, store_end) = store::open(config.store.clone(), std::sync::Arc::default())
         .with_context(|| format!("cannot open the store in {}", state_dir.display()))?;
-    let firewall = Firewall::new(&config.privacy, hash_key(state_dir)?);
+    let key = hash_key(state_dir)?;
+    if !is_dry_run {
+        store.audit(policy_loaded(config, &key)).await?;
+    }
+    let firewall = Firewall::new(&config.privacy, key);
     let imported = Imported { found: queue.len()?, ..Imported::default() };
     let mut import = Import { store, firewall, imported, is_dry_run };
     let mut after = i64::MIN;
@@ -107,6 +112,7 @@ impl Import {
         if self.is_dry_run {
             return Ok(());
         }
+        self.firewall.tell(staged.filtered());
         let (receipt, committed) = oneshot::channel();
         staged.answer(receipt, Committed::default());
         self.store.append(staged).await?;

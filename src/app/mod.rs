@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+pub use self::opening::privacy_key;
 use self::place::Place;
 use crate::config::{LoadOptions, Loaded};
 use crate::lifecycle::blackbox::What;

@@ -100,9 +100,14 @@ pub fn hash_key(state_dir: &Path) -> Result<HashKey, KeyError> {
     HashKey::load_or_create(state_dir, hash_key_credential().as_deref())
 }
 
+/// The same key, where there is one; none is made.
+pub fn privacy_key(state_dir: &Path) -> Result<Option<HashKey>, KeyError> {
+    HashKey::load(state_dir, hash_key_credential().as_deref())
+}
+
 /// A key that the service manager hands in instead of the file in the state directory.
 fn hash_key_credential() -> Option<PathBuf> {
     let directory = std::env::var_os("CREDENTIALS_DIRECTORY")?;
-    let path = Path::new(&directory).join("privacy.key");
+    let path = Path::new(&directory).join(HashKey::CREDENTIAL);
     path.exists().then_some(path)
 }

@@ -20,7 +20,7 @@ use crate::pipeline::rule::Rules;
 use crate::pipeline::selection::Selection;
 use crate::pipeline::window::{Room, Windows};
 use crate::pipeline::{self, Counters, Plan, Stages};
-use crate::privacy::{self, Firewall};
+use crate::privacy::{self, Firewall, HashKey, audit};
 use crate::store::{self, AuditEntry, Hold, Store};
 use crate::upload::proxy::Environment;
 
@@ -73,9 +73,10 @@ impl Parts {
             key: key.clone(),
             stop: intake.clone(),
         };
-        let firewall = Firewall::new(&config.privacy, key).remembering(bounds.decisions);
+        let loaded = policy_loaded(config, &key);
+        let firewall = Firewall::new(&config.privacy, key.clone()).remembering(bounds.decisions);
         let privacy_counters = firewall.counters();
-        let plan = plan(config, doors)?;
+        let plan = plan(config, key, doors)?;
         let room = Room { states_max: bounds.window_states, panes_max: bounds.window_panes };
         let stages = Stages {
             firewall,
@@ -85,7 +86,7 @@ impl Parts {
             doors: plan.doors,
             deliver: plan.deliver,
         };
-        store.audit(policy_loaded(&config.privacy, &config.clock)).await?;
+        store.audit(loaded).await?;
 
         let (batches, receiver) = mpsc::channel(BATCHES_MAX);
         // One reload at a time.
@@ -145,24 +146,27 @@ pub fn actions(
 }
 
 /// What a configuration means for the pipeline, built whole before anything is replaced.
-pub fn plan(config: &Config, doors: Doors) -> anyhow::Result<Plan> {
+pub fn plan(config: &Config, key: HashKey, doors: Doors) -> anyhow::Result<Plan> {
     Ok(Plan {
         rules: Rules::new(&config.rules)?,
         windows: Windows::new(&config.windows),
         selection: Selection::new(&config.delivery),
         privacy: config.privacy.clone(),
         doors,
+        key,
         deliver: config.cloud.enabled,
     })
 }
 
-/// The audit record of a policy that takes effect. The chain cannot be put right afterwards, so a time that
-/// is provisional is marked as such in it.
-pub fn policy_loaded(settings: &privacy::Settings, clock: &clock::Settings) -> AuditEntry {
-    let mut details = settings.audit_details();
-    if !clock.trusted && !clock::is_synchronised() {
+/// The audit record of a policy that takes effect, with the key of hashes by its id and whether anything is
+/// delivered. The chain cannot be put right afterwards, so a time that is provisional is marked as such in it.
+pub fn policy_loaded(config: &Config, key: &HashKey) -> AuditEntry {
+    let mut details = config.privacy.audit_details();
+    details["key_id"] = key.id().into();
+    details["delivery"] = config.cloud.enabled.into();
+    if !config.clock.trusted && !clock::is_synchronised() {
         let mark = Mark { boot: &clock::boot_id(), boot_time: clock::boot_seconds() };
         details[mark::KEY] = mark::provisional(mark);
     }
-    AuditEntry { action: "policy_loaded".to_owned(), details, timestamp: clock::unix_seconds() }
+    AuditEntry { action: audit::POLICY_LOADED.to_owned(), details, timestamp: clock::unix_seconds() }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use tokio::sync::{mpsc, watch};
 
 use super::front::Front;
+use super::opening::hash_key;
 use super::parts::{plan, policy_loaded};
 use super::sources::Sources;
 use super::stop::Tasks;
@@ -21,12 +22,15 @@ use crate::lifecycle::outcome::Outcomes;
 use crate::lifecycle::supervisor::Supervisor;
 use crate::lifecycle::systemd::Notifier;
 use crate::pipeline::Plan;
+use crate::privacy::HashKey;
 use crate::store::Store;
 use crate::{logging, upload};
 
 /// The configuration that runs, and everything that a new one reaches.
 pub struct Reloader {
     running: Loaded,
+    /// Of hashes.
+    key: HashKey,
     options: LoadOptions,
     log: logging::Handle,
     notifier: Notifier,
@@ -44,6 +48,7 @@ impl Reloader {
     #[expect(clippy::too_many_arguments, reason = "one of each, handed over once")]
     pub fn new(
         running: Loaded,
+        key: HashKey,
         options: LoadOptions,
         log: logging::Handle,
         front: &Front,
@@ -58,6 +63,7 @@ impl Reloader {
         let last = None;
         Self {
             running,
+            key,
             options,
             log,
             notifier,
@@ -106,15 +112,20 @@ impl Reloader {
     }
 
     async fn apply(&mut self, tasks: &mut Tasks) -> anyhow::Result<()> {
-        let Successor { loaded, changes, mut plan } = Successor::load(&self.running.config, &self.options)?;
+        // It may have been rotated.
+        let key = hash_key(&self.running.config.store.state_dir)?;
+        let running = &self.running.config;
+        let Successor { loaded, changes, mut plan } = Successor::load(running, &self.options, key.clone())?;
         let new = &loaded.config;
-        if changes.is_empty() {
+        let key_changed = key != self.key;
+        if changes.is_empty() && !key_changed {
             tracing::info!("reloaded: nothing changed");
             return Ok(());
         }
         // Nothing fails from here on but the agent itself.
-        if changes.privacy_changed {
-            self.store.audit(policy_loaded(&new.privacy, &new.clock)).await?;
+        // Who looks at the record wants to see as well since when hashes are others and whether anything leaves.
+        if changes.privacy_changed || key_changed || new.cloud.enabled != self.running.config.cloud.enabled {
+            self.store.audit(policy_loaded(new, &key)).await?;
         }
         plan.doors = self.actions.replace(&mut tasks.outbound, &new.actions);
         self.plans.send(plan).await.ok().context("the pipeline is gone")?;
@@ -135,10 +146,11 @@ impl Reloader {
             delivery_changed = changes.delivery_changed,
             actions_changed = changes.actions_changed,
             privacy_changed = changes.privacy_changed,
+            key_changed,
             cloud_changed = changes.cloud_changed,
             "reloaded"
         );
-        self.running = loaded;
+        (self.running, self.key) = (loaded, key);
         Ok(())
     }
 
@@ -184,19 +196,19 @@ pub struct Successor {
 }
 
 impl Successor {
-    /// Loads the configuration anew, and builds of it what can fail.
+    /// Loads the configuration anew, and builds of it what can fail. `key` is that of hashes.
     ///
     /// # Errors
     ///
     /// Something in it is wrong, or cannot change while the agent runs.
-    pub fn load(running: &Config, options: &LoadOptions) -> anyhow::Result<Self> {
+    pub fn load(running: &Config, options: &LoadOptions, key: HashKey) -> anyhow::Result<Self> {
         let loaded = load(options)?;
         let changes = diff(running, &loaded.config);
         if !changes.refused.is_empty() {
             bail!("{} cannot change while the agent runs; restart it", changes.refused.join(", "));
         }
         // Its doors are opened when it is applied.
-        let plan = plan(&loaded.config, Doors::default())?;
+        let plan = plan(&loaded.config, key, Doors::default())?;
         Ok(Self { loaded, changes, plan })
     }
 }

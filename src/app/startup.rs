@@ -18,6 +18,7 @@ use crate::lifecycle::blackbox::What;
 use crate::lifecycle::outcome::Outcomes;
 use crate::lifecycle::watchdog::Watchdog;
 use crate::logging;
+use crate::privacy::HashKey;
 
 /// What a start has in hand.
 pub struct Startup<'s> {
@@ -77,8 +78,10 @@ impl Startup<'_> {
     /// Loads the configuration anew for the start that is to come, or keeps the one there is and says why.
     fn reload(&mut self, outcomes: &mut Outcomes) {
         self.front.notifier.reloading();
+        // The plan is only tried; there may be no key to be had yet.
+        let no_key = HashKey::new(&[]);
         let applied =
-            Successor::load(&self.loaded.config, self.options).map(|Successor { loaded, .. }| {
+            Successor::load(&self.loaded.config, self.options, no_key).map(|Successor { loaded, .. }| {
                 self.log.reload(loaded.config.logging);
                 self.loaded = loaded;
                 tracing::info!("reloaded before the store is open; that is tried again now");

@@ -99,7 +99,7 @@ impl Credentials {
         links
     }
 
-    fn folder(&self) -> Option<PathBuf> {
+    pub fn folder(&self) -> Option<PathBuf> {
         match self {
             Self::None => None,
             Self::OfService(folder) | Self::Links(folder) => Some(folder.clone()),

@@ -83,7 +83,7 @@ impl<W: Write> Printer<W> {
 }
 
 impl Kept {
-    fn item(&self) -> Item<'_> {
+    pub(super) fn item(&self) -> Item<'_> {
         let fields = serde_json::from_str(&self.text).unwrap_or_default();
         Item { lane: self.lane, sequence: self.sequence, text: &self.text, fields }
     }
@@ -177,7 +177,7 @@ fn number(value: Option<f64>) -> String {
 }
 
 /// Names come from outside: what they hold is not for the terminal to obey.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
 }
 

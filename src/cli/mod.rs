@@ -5,6 +5,7 @@ mod by_hand;
 mod check;
 mod doctor;
 mod items;
+mod privacy;
 mod query;
 mod reload;
 mod rules;
@@ -52,6 +53,8 @@ pub const NAME: &str = "pyv-edge-agent";
       say whether the database is whole
   pyv-edge-agent rules eval 'ctx.value > 85.0' --reading '{\"value\": 90}'
       say what a condition makes of a reading
+  pyv-edge-agent privacy explain --sensor 'badge*'
+      say what leaves of stored readings, field by field, and which rule decides
   pyv-edge-agent rules test --last 24h --config new.toml
       say what other rules would have made of what is stored
   pyv-edge-agent query --sensor 'temp.*' --since 1h
@@ -106,6 +109,9 @@ enum Command {
     SupportBundle(support_bundle::Arguments),
     /// Print the black box: the last that happened to the agent, the newest last.
     Blackbox(blackbox::Arguments),
+    /// See what leaves the device and what never does, and that the record of it is whole.
+    #[command(subcommand)]
+    Privacy(privacy::PrivacyCommand),
     /// Try conditions of rules before they go live.
     #[command(subcommand)]
     Rules(rules::RulesCommand),
@@ -139,6 +145,7 @@ pub fn main() -> ExitCode {
         Some(Command::Doctor(what)) => ended(doctor::run(arguments.config, &what)),
         Some(Command::SupportBundle(what)) => ended(support_bundle::run(arguments.config, &what)),
         Some(Command::Blackbox(what)) => blackbox::run(arguments.config, what),
+        Some(Command::Privacy(command)) => privacy::run(arguments.config, command),
         Some(Command::Rules(command)) => rules::run(arguments.config, command),
         Some(Command::Query(what)) => ended(query::run(arguments.config, what)),
         Some(Command::Tail(what)) => ended(tail::run(arguments.config, what)),

@@ -1,7 +1,8 @@
 //! Reads `[privacy]`.
 
 use super::section::Section;
-use crate::privacy::{Action, FieldPattern, SensorRule, Settings};
+use super::stages::given;
+use crate::privacy::{Action, FieldPattern, Record, SensorRule, Settings};
 
 /// Reads the section; the firewall is on unless it says otherwise.
 pub fn privacy(root: &mut Section<'_>) -> Settings {
@@ -14,7 +15,20 @@ pub fn privacy(root: &mut Section<'_>) -> Settings {
         hash_fields: patterns(&mut section, "hash_fields"),
         drop_fields: patterns(&mut section, "drop_fields"),
         local_only: patterns(&mut section, "local_only"),
+        record: record(section.section("record")),
     }
+}
+
+/// Nothing of it has to be there: who is asked for a record knows what belongs in it.
+fn record(mut section: Section<'_>) -> Record {
+    Record(Record::KEYS.map(|key| {
+        let text = given(section.string(key))?;
+        if text.len() > RECORD_BYTES_MAX {
+            section
+                .refuse(key, format_args!("is {} bytes long; give at most {RECORD_BYTES_MAX}", text.len()));
+        }
+        Some(text)
+    }))
 }
 
 fn rules(section: &mut Section<'_>) -> Vec<SensorRule> {
@@ -68,3 +82,5 @@ fn too_long(section: &Section<'_>, key: &str, length: usize) {
 /// Of one list.
 const PATTERNS_MAX: usize = 1024;
 const PATTERN_BYTES_MAX: usize = 256;
+/// Of one text of the record.
+const RECORD_BYTES_MAX: usize = 2048;

@@ -87,6 +87,8 @@ struct Cloud {
     messages_sent_today: u64,
     endpoint: String,
     enabled: bool,
+    /// The same in words.
+    delivery: &'static str,
     trouble: Option<String>,
     backlog_batches_per_second: f64,
     stuck_batches: usize,
@@ -101,6 +103,8 @@ struct Privacy {
     rules_active: usize,
     fields_redacted: Vec<String>,
     fields_hashed: Vec<String>,
+    /// In words, and with why.
+    leaves_device: &'static str,
 }
 
 #[derive(Serialize)]
@@ -209,6 +213,7 @@ impl Report {
                 rules_active: configured.privacy.rules_active,
                 fields_redacted: configured.privacy.fields_redacted.clone(),
                 fields_hashed: configured.privacy.fields_hashed.clone(),
+                leaves_device: leaves_device(&configured),
             },
             ingest: Ingest::new(&configured),
             actions: configured.actions.iter().map(|action| Action::new(action)).collect(),
@@ -230,6 +235,16 @@ impl Action {
             counts: status.counts().into(),
             last_error: status.trouble(),
         }
+    }
+}
+
+/// Consent is one switch: `cloud.enabled`.
+fn leaves_device(configured: &Configured) -> &'static str {
+    match (configured.cloud_enabled, configured.privacy.enabled, configured.privacy.rules_active) {
+        (false, ..) => "nothing: delivery is disabled",
+        (true, true, 1..) => "what the policy lets through",
+        (true, true, 0) => "everything: the policy has no rules",
+        (true, false, _) => "everything: the firewall is off",
     }
 }
 
@@ -275,6 +290,11 @@ impl Cloud {
             messages_sent_today: if is_today { last.items_today } else { 0 },
             endpoint: without_credentials(&configured.endpoint),
             enabled: configured.cloud_enabled,
+            delivery: if configured.cloud_enabled {
+                "enabled"
+            } else {
+                "disabled: nothing leaves the device"
+            },
             trouble: last.trouble,
             backlog_batches_per_second: last.backlog_rate,
             stuck_batches: last.stuck.map_or(0, |(count, _)| count),

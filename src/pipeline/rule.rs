@@ -175,6 +175,11 @@ impl Rules {
         self.state_bytes_max = state_bytes_max;
     }
 
+    /// Forgets what is remembered of readings. Cooldowns stay.
+    pub fn forget_readings(&mut self) {
+        self.states.clear();
+    }
+
     /// Goes on where `old` stopped: counters stay with their rule's name; cooldowns and what is remembered of
     /// sensors stay with rules whose settings did not change. Call it before anyone asks for [`Self::counters`].
     pub fn carry_over(&mut self, old: Self) {

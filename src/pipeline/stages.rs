@@ -33,17 +33,28 @@ pub struct Plan {
     pub selection: Selection,
     pub privacy: privacy::Settings,
     pub doors: Doors,
+    /// Of hashes.
+    pub key: privacy::HashKey,
     pub deliver: bool,
 }
 
 impl Stages {
     /// Goes over to `plan`; cooldowns and windows whose settings are the same go on.
     pub fn reload(&mut self, plan: Plan) {
-        self.firewall.reload(&plan.privacy);
-        let rules = std::mem::replace(&mut self.rules, plan.rules);
+        self.firewall.reload(&plan.privacy, plan.key);
+        // What was taken in while nothing was to leave does not leave later in a window or as a last reading.
+        let forgets = plan.deliver && !self.deliver;
+        let mut rules = std::mem::replace(&mut self.rules, plan.rules);
+        if forgets {
+            rules.forget_readings();
+        }
         self.rules.carry_over(rules);
         let windows = std::mem::replace(&mut self.windows, plan.windows);
-        self.windows.carry_over(windows);
+        if forgets {
+            self.windows.begin_anew(&windows);
+        } else {
+            self.windows.carry_over(windows);
+        }
         self.selection.reload(plan.selection);
         (self.doors, self.deliver) = (plan.doors, plan.deliver);
     }
@@ -91,11 +102,11 @@ impl Stages {
                 committed.accepted += 1;
             } else {
                 // Without the name: what is private is on no page.
-                counters.refuse(Refusal::Privacy, "");
-                staged.refuse(Refusal::Privacy, "", standing.now);
+                self.note_refusal(Refusal::Privacy, "", standing.now, staged, counters);
                 committed.refused += 1;
             }
         }
+        self.firewall.tell(staged.filtered());
         counters.readings_processed.fetch_add(u64::from(committed.accepted), Relaxed);
         let errors = self.rules.counters().map(|(_, rule)| rule.evaluation_errors.load(Relaxed)).sum();
         counters.rule_errors.store(errors, Relaxed);
@@ -114,8 +125,16 @@ impl Stages {
         counters: &Counters,
     ) {
         let shown = if self.firewall.shows_name(sensor) { sensor } else { "" };
+        self.note_refusal(reason, shown, now, staged, counters);
+    }
+
+    fn note_refusal(&self, reason: Refusal, shown: &str, now: f64, staged: &mut Staged, counters: &Counters) {
         counters.refuse(reason, shown);
-        staged.refuse(reason, shown, now);
+        if self.deliver {
+            staged.refuse(reason, shown, now);
+        } else {
+            staged.refuse_untold(reason, shown, now);
+        }
     }
 
     /// Emits the windows that ended, by the wall clock, without a reading to say so, and the events of sensors
@@ -133,6 +152,7 @@ impl Stages {
             let deliver = *deliver && selection.of(silent.reading.sensor_name).events;
             emit_silence(firewall, (deliver, acts), &silent, standing, staged, counters);
         });
+        firewall.tell(staged.filtered());
     }
 
     /// False when the privacy firewall drops the reading; then nothing is derived from it either.

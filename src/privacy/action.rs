@@ -40,6 +40,10 @@ impl Actions {
         self.0 |= 1 << action as u8;
     }
 
+    pub(super) fn join(&mut self, others: Self) {
+        self.0 |= others.0;
+    }
+
     pub(super) fn has(self, action: Action) -> bool {
         self.0 & 1 << action as u8 != 0
     }

@@ -7,8 +7,9 @@ use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::action::Actions;
-use super::policy::Policy;
-use super::{Action, HashKey};
+use super::keys::Keys;
+use super::policy::{KeyDecision, Policy};
+use super::{Action, HashKey, RuleId};
 
 /// For whom a copy is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,12 +21,15 @@ pub(super) enum Destination {
 }
 
 /// What is done to the metadata of one sensor.
-#[derive(Clone, Copy)]
 pub(super) struct FieldRules<'r> {
     pub(super) policy: &'r Policy,
-    /// Indices into the field rules of `policy`.
-    pub(super) fields: &'r [u32],
+    /// What is known of keys already.
+    pub(super) keys: &'r mut Keys,
+    /// The set of field rules that holds, of `keys`.
+    pub(super) set: u32,
     pub(super) key: &'r HashKey,
+    /// Gains the rules that decided about some key of what is copied first.
+    pub(super) decided: &'r mut Vec<RuleId>,
     /// The sensor is masked: every value becomes `***` and a mark is added.
     pub(super) masked: bool,
 }
@@ -44,6 +48,11 @@ pub(super) struct Copied {
 pub(super) struct MustDrop;
 
 impl FieldRules<'_> {
+    /// Whether any rule looks at keys.
+    pub(super) fn looks_at_keys(&self) -> bool {
+        self.masked || self.keys.has_rules(self.set)
+    }
+
     /// Writes the copy of `metadata` into `out`, whose former content goes.
     ///
     /// Keys are compared as they read, not as they are spelled: `\u0067ps` is `gps`. Keys inside of
@@ -53,13 +62,16 @@ impl FieldRules<'_> {
     /// # Errors
     /// [`MustDrop`]; what `out` then holds is of no use.
     pub(super) fn copy(
-        self,
+        &mut self,
         metadata: &str,
         destination: Destination,
         out: &mut String,
     ) -> Result<Copied, MustDrop> {
         out.clear();
-        let mut writer = Writer { rules: self, destination, out, copied: Copied::default() };
+        self.keys.enter_top();
+        // The second copy of a reading is decided by the same rules.
+        let notes_rules = self.decided.is_empty();
+        let mut writer = Writer { rules: self, destination, out, copied: Copied::default(), notes_rules };
         let mut json = serde_json::Deserializer::from_str(metadata);
         json.deserialize_map(Level { writer: &mut writer, depth: 0, muted: false })
             .and_then(|()| json.end())
@@ -68,27 +80,50 @@ impl FieldRules<'_> {
     }
 }
 
-struct Writer<'r, 'o> {
-    rules: FieldRules<'r>,
+struct Writer<'w, 'r, 'o> {
+    rules: &'w mut FieldRules<'r>,
     destination: Destination,
     out: &'o mut String,
     copied: Copied,
+    notes_rules: bool,
 }
 
-impl Writer<'_, '_> {
+impl Writer<'_, '_, '_> {
     /// One member of an object, `key` and `value` being JSON text.
     fn member(&mut self, key: &str, value: &str, level: &mut Position) -> Result<(), serde_json::Error> {
         let name = text_of(key)?;
-        let mut actions = self.rules.policy.key_actions(self.rules.fields, &name);
+        let FieldRules { policy, keys, set, .. } = &mut *self.rules;
+        let outer = keys.enter(&name);
+        let decision = keys.decide(policy, *set, &name);
+        let written = self.decided(decision, &name, key, value, level);
+        self.rules.keys.leave(outer);
+        written
+    }
+
+    /// The same, once it is known what is done to it.
+    fn decided(
+        &mut self,
+        KeyDecision { mut actions, rule }: KeyDecision,
+        name: &str,
+        key: &str,
+        value: &str,
+        level: &mut Position,
+    ) -> Result<(), serde_json::Error> {
         if actions.has(Action::Drop) {
+            self.rules.decided.clear();
+            self.rules.decided.extend(rule);
             return Err(Error::custom("a key drops the reading"));
         }
+        let by_key = actions.strictest();
         let own_mark = level.depth == 0 && self.rules.masked;
         if own_mark {
             actions.add(if name == MARK { Action::Redact } else { Action::Mask });
         }
         if level.muted {
             return self.value(value, level.depth, true);
+        }
+        if self.notes_rules && by_key == actions.strictest() {
+            self.rules.decided.extend(rule);
         }
         let action = match self.destination {
             Destination::Outbound => actions.strictest(),
@@ -148,13 +183,13 @@ struct Position {
 }
 
 /// One object or array on the way; `muted` looks at the keys and writes nothing.
-struct Level<'w, 'r, 'o> {
-    writer: &'w mut Writer<'r, 'o>,
+struct Level<'l, 'w, 'r, 'o> {
+    writer: &'l mut Writer<'w, 'r, 'o>,
     depth: usize,
     muted: bool,
 }
 
-impl Level<'_, '_, '_> {
+impl Level<'_, '_, '_, '_> {
     fn write(&mut self, text: &str) {
         if !self.muted {
             self.writer.out.push_str(text);
@@ -162,7 +197,7 @@ impl Level<'_, '_, '_> {
     }
 }
 
-impl<'de> Visitor<'de> for Level<'_, '_, '_> {
+impl<'de> Visitor<'de> for Level<'_, '_, '_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

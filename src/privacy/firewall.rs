@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::action::Actions;
 use super::fields::{Destination, FieldRules, MASKED_EMPTY, MustDrop};
+use super::keys::Keys;
 use super::policy::{Decision, Policy};
-use super::{Action, Counters, HashKey, Settings};
+use super::{Action, Counters, Filtered, HashKey, PolicyId, RuleId, Settings};
 use crate::reading::{Reading, SENSOR_NAME_BYTES_MAX};
 
 /// What becomes of a reading.
@@ -25,8 +26,14 @@ pub enum Verdict<'s> {
 /// Holds the policy, what it means for each sensor seen, and the texts of the last rewritten reading.
 pub struct Firewall {
     policy: Policy,
+    id: Arc<PolicyId>,
     key: HashKey,
+    keys: Keys,
     counters: Arc<Counters>,
+    /// What was done and is not in the audit trail yet.
+    filtered: Filtered,
+    /// The rules that decided about the present reading.
+    decided: Vec<RuleId>,
     /// Index into `known`, by sensor.
     sensors: HashMap<Box<str>, u32>,
     known: Vec<Known>,
@@ -38,6 +45,8 @@ pub struct Firewall {
 /// A sensor's decision, and what its name is replaced by.
 struct Known {
     decision: Decision,
+    /// The number of its field rules.
+    set: u32,
     alias: Option<Box<str>>,
 }
 
@@ -45,8 +54,12 @@ impl Firewall {
     pub fn new(settings: &Settings, key: HashKey) -> Self {
         Self {
             policy: Policy::new(settings),
+            id: Arc::new(PolicyId::of(settings)),
             key,
+            keys: Keys::new(SENSORS_MAX * KEY_BYTES_PER_SENSOR),
             counters: Arc::default(),
+            filtered: Filtered::default(),
+            decided: Vec::new(),
             sensors: HashMap::new(),
             known: Vec::new(),
             sensors_max: SENSORS_MAX,
@@ -57,13 +70,23 @@ impl Firewall {
 
     /// With decisions kept for so many sensors at most.
     pub fn remembering(self, sensors_max: usize) -> Self {
-        Self { sensors_max: sensors_max.clamp(1, SENSORS_MAX), ..self }
+        let sensors_max = sensors_max.clamp(1, SENSORS_MAX);
+        Self { sensors_max, keys: Keys::new(sensors_max * KEY_BYTES_PER_SENSOR), ..self }
     }
 
-    /// Takes a new policy; the key and the counters stay.
-    pub fn reload(&mut self, settings: &Settings) {
+    /// Takes a new policy and key; the counters stay.
+    pub fn reload(&mut self, settings: &Settings, key: HashKey) {
         self.policy = Policy::new(settings);
+        self.id = Arc::new(PolicyId::of(settings));
+        self.key = key;
         self.forget();
+    }
+
+    /// Moves what was done since the last call into `filtered`.
+    pub fn tell(&mut self, filtered: &mut Filtered) {
+        if !self.filtered.is_empty() {
+            filtered.absorb(&mut self.filtered);
+        }
     }
 
     /// What has been done so far, to be read while the firewall works.
@@ -101,10 +124,12 @@ impl Firewall {
             return untouched;
         }
         let index = self.look_up(reading.sensor_name);
-        let Known { decision, alias } = &self.known[index];
+        let Known { decision, set, alias } = &self.known[index];
         let sensor = decision.sensor;
+        self.decided.clear();
         if sensor.strictest() >= Action::Redact {
-            self.counters.count(Action::Drop);
+            self.decided.extend(decision.rule());
+            count_dropped(&self.counters, &mut self.filtered, &self.id, &mut self.decided);
             return Verdict::Drop;
         }
         let has_fields = !decision.fields.is_empty() && reading.metadata != "{}";
@@ -120,27 +145,37 @@ impl Firewall {
         if masked {
             base.value = 0.0;
         }
-        let rules = FieldRules { policy: &self.policy, fields: &decision.fields, key: &self.key, masked };
+        let (keys, decided) = (&mut self.keys, &mut self.decided);
+        let mut rules = FieldRules { policy: &self.policy, keys, set: *set, key: &self.key, decided, masked };
         let stays = sensor.has(Action::LocalOnly);
         let first = if stays { Destination::Local } else { Destination::Outbound };
-        let copies = rewrite(rules, base, first, &mut self.outbound_text).and_then(|(copy, done)| {
+        let copies = rewrite(&mut rules, base, first, &mut self.outbound_text).and_then(|(copy, done)| {
             let differs = !stays && done.has(Action::LocalOnly);
-            let local = differs.then(|| rewrite(rules, base, Destination::Local, &mut self.local_text));
+            let local = differs.then(|| rewrite(&mut rules, base, Destination::Local, &mut self.local_text));
             Ok((copy, done, local.transpose()?))
         });
-        let Ok((copy, done, local)) = copies else {
-            self.counters.count(Action::Drop);
+        let Ok((copy, mut done, local)) = copies else {
+            count_dropped(&self.counters, &mut self.filtered, &self.id, &mut self.decided);
             return Verdict::Drop;
         };
-        for action in Action::ALL {
-            if sensor.has(action) || done.has(action) {
-                self.counters.count(action);
-            }
+        done.join(sensor);
+        Action::ALL
+            .into_iter()
+            .filter(|action| done.has(*action))
+            .for_each(|action| self.counters.count(action));
+        if done.strictest() > Action::Allow {
+            self.decided.extend(Action::ALL[1..].iter().filter_map(|action| decision.by[*action as usize]));
+            self.filtered.add(&self.id, done, &mut self.decided);
         }
         if stays {
             return Verdict::Keep { outbound: None, local: Some(copy) };
         }
         Verdict::Keep { outbound: Some(copy), local: local.map(|(copy, _)| copy) }
+    }
+
+    /// The policy, and the rules that decided about the reading that was judged last.
+    pub(super) fn decided(&self) -> (&Policy, &PolicyId, &HashKey, &[RuleId]) {
+        (&self.policy, &self.id, &self.key, &self.decided)
     }
 
     /// The index of the sensor's decision, made at its first reading.
@@ -159,7 +194,8 @@ impl Firewall {
             alias.into()
         });
         let index = self.known.len();
-        self.known.push(Known { decision, alias });
+        let set = self.keys.set_of(&self.policy, &decision.fields);
+        self.known.push(Known { decision, set, alias });
         self.sensors.insert(sensor.into(), u32::try_from(index).expect("far fewer sensors are kept"));
         index
     }
@@ -167,18 +203,32 @@ impl Firewall {
     /// Forgets what was decided and gives its memory back; it is decided anew, and the same.
     pub fn shed(&mut self) {
         (self.sensors, self.known) = (HashMap::new(), Vec::new());
+        self.keys.forget();
     }
 
     fn forget(&mut self) {
         self.sensors.clear();
         self.known.clear();
+        self.keys.forget();
     }
+}
+
+fn count_dropped(
+    counters: &Counters,
+    filtered: &mut Filtered,
+    policy: &Arc<PolicyId>,
+    decided: &mut Vec<RuleId>,
+) {
+    counters.count(Action::Drop);
+    let mut done = Actions::default();
+    done.add(Action::Drop);
+    filtered.add(policy, done, decided);
 }
 
 /// `base` with the metadata that belongs into this copy, and what was done to its keys. The text
 /// is the original one where nothing changes.
 fn rewrite<'s>(
-    rules: FieldRules<'_>,
+    rules: &mut FieldRules<'_>,
     base: Reading<'s>,
     destination: Destination,
     out: &'s mut String,
@@ -186,7 +236,7 @@ fn rewrite<'s>(
     if rules.masked && base.metadata == "{}" {
         return Ok((Reading { metadata: MASKED_EMPTY, ..base }, Actions::default()));
     }
-    if !rules.masked && (rules.fields.is_empty() || base.metadata == "{}") {
+    if !rules.looks_at_keys() || base.metadata == "{}" {
         return Ok((base, Actions::default()));
     }
     let copied = rules.copy(base.metadata, destination, out)?;
@@ -196,6 +246,8 @@ fn rewrite<'s>(
 
 /// Most sensors whose decision is kept. Beyond it all are forgotten and made anew.
 const SENSORS_MAX: usize = 4096;
+/// What decisions about keys may take for each of them, on average: sensors share keys.
+const KEY_BYTES_PER_SENSOR: usize = 32;
 
 #[cfg(test)]
 mod tests;

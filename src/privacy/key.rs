@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use ring::hmac;
@@ -35,6 +35,9 @@ pub enum KeyError {
 }
 
 impl HashKey {
+    /// The credential of the service manager that stands for the file.
+    pub const CREDENTIAL: &'static str = "privacy.key";
+
     /// A key of any bytes; at least 32 random ones protect.
     pub fn new(bytes: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
@@ -59,12 +62,50 @@ impl HashKey {
         }
     }
 
+    /// By which the audit trail names the key without telling it: 16 hexadecimal characters.
+    pub fn id(&self) -> String {
+        let tag = hmac::sign(&self.0, ID_TEXT);
+        let mut id = String::new();
+        push_hex(&tag.as_ref()[..ID_BYTES], &mut id);
+        id
+    }
+
+    /// The key as [`Self::load_or_create`] finds it, but none is made: `None` when there is none.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn load(state_dir: &Path, credential: Option<&Path>) -> Result<Option<Self>, KeyError> {
+        let path = credential.map_or_else(|| state_dir.join(FILE_NAME), Path::to_owned);
+        match read(&path) {
+            Ok(key) => key.map(Some),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(unreadable(&path, source)),
+        }
+    }
+
+    /// Puts a new key in the place of that in `<state_dir>/privacy.key`, for the same user, and returns it. At a
+    /// power cut there is the old one or the new one. Durable when this returns; the old one is gone, as far as
+    /// the file system goes.
+    ///
+    /// # Errors
+    /// [`KeyError`]; then the old one holds.
+    pub fn rotate(state_dir: &Path) -> Result<Self, KeyError> {
+        create(state_dir, &state_dir.join(FILE_NAME))
+    }
+
     /// Appends the hash of `text`: HMAC-SHA-256 in lower-case hexadecimal, the first 32 characters.
     ///
     /// 128 bits keep a billion names apart, and half the length keeps payloads small.
     pub(super) fn write_hex(&self, text: &str, out: &mut String) {
         let tag = hmac::sign(&self.0, text.as_bytes());
         push_hex(&tag.as_ref()[..HASH_BYTES], out);
+    }
+}
+
+/// Two are the same when their ids are.
+impl PartialEq for HashKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
     }
 }
 
@@ -109,6 +150,13 @@ fn store(state_dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    // Root may do it for the agent's user, who has to be able to read it: the owner of what is replaced, or of
+    // the folder.
+    let owner = fs::metadata(path).or_else(|_| fs::metadata(state_dir))?;
+    let made = file.metadata()?;
+    if (owner.uid(), owner.gid()) != (made.uid(), made.gid()) {
+        fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+    }
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
@@ -125,6 +173,10 @@ const KEY_BYTES: usize = 32;
 const KEY_BYTES_MAX: usize = 4096;
 /// Bytes of the HMAC that are written out.
 const HASH_BYTES: usize = 16;
+/// Of an id.
+const ID_BYTES: usize = 8;
+/// What no sensor or value is called.
+const ID_TEXT: &[u8] = b"\0pyvorin-edge privacy key\0";
 const FILE_NAME: &str = "privacy.key";
 const TEMPORARY_NAME: &str = "privacy.key.new";
 
@@ -194,6 +246,29 @@ mod tests {
             Err(KeyError::Unreadable { .. })
         ));
         assert!(matches!(HashKey::load_or_create(&missing, None), Err(KeyError::NotMade { .. })));
+    }
+
+    #[test]
+    fn a_key_that_is_rotated_is_another_and_what_a_power_cut_leaves_is_no_hindrance() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = HashKey::load_or_create(dir.path(), None).unwrap();
+        put(&dir.path().join(TEMPORARY_NAME), b"left behind by a power cut");
+        let new = HashKey::rotate(dir.path()).unwrap();
+        assert_ne!(hex(&old, "x"), hex(&new, "x"));
+        assert_ne!(old, new);
+        assert_eq!(HashKey::load(dir.path(), None).unwrap(), Some(new));
+        let meta = fs::metadata(dir.path().join(FILE_NAME)).unwrap();
+        assert_eq!(meta.permissions().mode() & 0o777, 0o600);
+        assert!(!dir.path().join(TEMPORARY_NAME).exists());
+        assert_eq!(HashKey::load(&dir.path().join("missing"), None).unwrap(), None);
+    }
+
+    #[test]
+    fn the_id_of_a_key_is_the_same_each_time_and_is_no_hash_of_a_name() {
+        let key = HashKey::new(&[1; 32]);
+        assert_eq!(key.id(), HashKey::new(&[1; 32]).id());
+        assert_eq!(key.id().len(), 16);
+        assert!(!hex(&key, "pyvorin-edge privacy key").starts_with(&key.id()));
     }
 
     #[test]

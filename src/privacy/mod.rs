@@ -4,15 +4,21 @@
 
 mod action;
 pub mod audit;
+pub mod chain;
 mod counters;
+pub mod explain;
 mod fields;
+mod filtered;
 mod firewall;
 mod key;
+mod keys;
 pub mod pattern;
 mod policy;
+pub mod sums;
 
 pub use action::Action;
 pub use counters::Counters;
+pub use filtered::{Filtered, OTHERS, Part, PolicyId, RuleId};
 pub use firewall::{Firewall, Verdict};
 pub use key::{HashKey, KeyError};
 
@@ -27,6 +33,31 @@ pub struct Settings {
     pub hash_fields: Vec<FieldPattern>,
     pub drop_fields: Vec<FieldPattern>,
     pub local_only: Vec<FieldPattern>,
+    pub record: Record,
+}
+
+/// `[privacy.record]`: what a record of processing activities (GDPR, Article 30) says besides what the audit trail
+/// knows. In the order of [`Record::KEYS`]; `None` where nothing is given.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Record(pub [Option<String>; 9]);
+
+impl Record {
+    pub const KEYS: [&str; 9] = [
+        "controller",
+        "contact",
+        "purpose",
+        "categories_of_data_subjects",
+        "categories_of_data",
+        "recipients",
+        "transfers",
+        "retention",
+        "security_measures",
+    ];
+
+    /// Every key with its text.
+    pub fn texts(&self) -> impl Iterator<Item = (&'static str, Option<&str>)> {
+        Self::KEYS.into_iter().zip(self.0.iter().map(Option::as_deref))
+    }
 }
 
 /// A pattern over sensor names (`*`, `?`) and what is done with the readings of those sensors.
@@ -40,6 +71,9 @@ pub struct SensorRule {
 ///
 /// Without a colon the pattern is held against metadata keys and against sensor names. The last
 /// colon is the one that divides, so a colon inside a metadata key is written `?`.
+///
+/// A key is met at any depth, and what is done to it is done to everything in it. A key pattern with a dot
+/// is also held against the key with those it stands in, `gps.lat`, from any depth on; lists add nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldPattern(pub String);
 

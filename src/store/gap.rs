@@ -109,7 +109,8 @@ pub struct Gap {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
     Due,
-    /// It consists of reports of gaps alone: to report those would never end.
+    /// It consists of reports of gaps alone, and to report those would never end; or it belongs to a time in which
+    /// nothing was to leave the device.
     Never,
 }
 

@@ -36,6 +36,7 @@ pub(crate) mod schema;
 mod staged;
 pub mod stats;
 mod thin;
+pub mod trail;
 mod trouble;
 mod verify;
 mod worker;
@@ -44,6 +45,8 @@ mod worker;
 mod gap_tests;
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod trail_tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -249,6 +249,12 @@ impl Queue {
         self.growing(lane).map_or(0, |range| self.end(range) - range.first)
     }
 
+    /// When the batch `key` was frozen, Unix seconds.
+    pub fn frozen_at(&self, key: BatchKey) -> Option<f64> {
+        let id = self.frozen_id(key)?;
+        self.ranges.iter().find(|range| range.id == id)?.frozen_at
+    }
+
     fn frozen_id(&self, key: BatchKey) -> Option<i64> {
         let is_it = |range: &&Range| {
             range.lane == key.lane

@@ -3,8 +3,10 @@
 use std::fmt;
 
 use crate::lifecycle::memory::Share;
+use crate::privacy::Filtered;
 use crate::reading::{Committed, Receipt, Refusal};
 
+use super::gap::Report;
 use super::refused::Refused;
 use super::{ClockNews, Digest, Lane};
 
@@ -20,6 +22,8 @@ pub struct Staged {
     /// Rows of another program's queue that these items were.
     pub(super) imported: Vec<Digest>,
     refused: Refused,
+    /// What the privacy firewall did.
+    filtered: Filtered,
     /// How the clock stands behind all these items, when that changed.
     pub(super) news: Option<ClockNews>,
     /// How sources know the messages again that these items came in.
@@ -145,7 +149,12 @@ impl Staged {
     /// Counts input that was refused, for the ledger of gaps. `sensor` is empty where it is not known or not
     /// to be shown; `now` is the wall clock, Unix seconds.
     pub fn refuse(&mut self, reason: Refusal, sensor: &str, now: f64) {
-        self.refused.add(reason, sensor, now);
+        self.refused.add(reason, sensor, now, Report::Due);
+    }
+
+    /// The same while nothing is to leave the device: the cloud is not told of it later either.
+    pub fn refuse_untold(&mut self, reason: Refusal, sensor: &str, now: f64) {
+        self.refused.add(reason, sensor, now, Report::Never);
     }
 
     /// What goes into `lane`, each item with its line break.
@@ -203,6 +212,12 @@ impl Staged {
         self.messages.extend_from_slice(&other.messages);
         self.news = other.news.or(self.news);
         self.refused.absorb(other.refused);
+        self.filtered.absorb(&mut { other.filtered });
+    }
+
+    /// What the privacy firewall did, for the audit trail; alone it makes no commit.
+    pub fn filtered(&mut self) -> &mut Filtered {
+        &mut self.filtered
     }
 
     /// Has the messages stored with the first items. Those without any item are known to nobody: they would be

@@ -42,6 +42,7 @@ mod report;
 mod restamp;
 mod room;
 mod thin;
+mod trail;
 mod trim;
 
 use files::Files;
@@ -49,6 +50,7 @@ pub use hold::Hold;
 use outlast::{Carried, Outage};
 pub use report::GAP_RULE;
 use report::Reporter;
+use trail::Trail;
 
 /// Commands that wait for the thread; more make the callers wait.
 const COMMANDS_MAX: usize = 64;
@@ -144,7 +146,7 @@ fn assemble(
     let clock_offset = corrections.get(&boot.number).map(|correction| correction.offset);
     let facts = Arc::new(read_facts(&db)?);
     let messages = messages::recall(&db)?.into();
-    let audit_hash = last_audit_hash(&db)?;
+    let trail = Trail::new(last_audit_hash(&db)?);
     let counters = Arc::new(Counters::default());
     counters.set_salvage(salvage);
     let allowance = budget::allowance(settings.size_bytes_max, &settings.budget, 0, None);
@@ -156,7 +158,7 @@ fn assemble(
         hold: Hold::default(),
         queue,
         boot,
-        audit_hash,
+        trail,
         changes: 0,
         lowest_pending: [(0, 0.0); Lane::ALL.len()],
         store_id: store_id.into(),
@@ -230,8 +232,7 @@ struct Worker {
     hold: Hold,
     queue: Queue,
     boot: Boot,
-    /// `record_hash` of the newest audit record.
-    audit_hash: String,
+    trail: Trail,
     /// Rows changed up to the last commit: one that changed nothing writes nothing.
     changes: u64,
     /// The lowest undelivered sequence number of each lane, and the time of its block.
@@ -380,6 +381,7 @@ impl Worker {
         let closed = self.outlast(&commands, |worker| {
             worker.report(true)?;
             worker.begin()?;
+            worker.note_filtered(true)?;
             worker.boot.note_last(&worker.db, worker.clocks.since_boot())?;
             open::end_use(&worker.db)?;
             worker.commit()?;
@@ -398,9 +400,11 @@ impl Worker {
         if sheds { self.shed() } else { Ok(()) }
     }
 
-    /// What is done between two groups: reports of gaps, and a file that is larger than it has to be.
+    /// What is done between two groups: reports of gaps, an audit trail that is too long, and a file that is
+    /// larger than it has to be.
     fn look_after(&mut self) -> Result<(), Error> {
         self.report(false)?;
+        self.look_after_trail()?;
         self.shrink()
     }
 
@@ -428,6 +432,8 @@ impl Worker {
     ) -> Result<Option<u64>, Error> {
         let items = u64::from(group.staged.items());
         let text_bytes = group.staged.size_bytes();
+        // Once, whatever comes of the attempts: it stays until a record of it is committed.
+        self.take_filtered(group.staged.filtered());
         let attempt = |worker: &mut Self| {
             worker.make_room(text_bytes)?;
             let batch = worker.apply(&mut group)?;
@@ -494,6 +500,7 @@ impl Worker {
             return Ok(batch);
         }
         let noted = self.note_refused(false)?;
+        self.note_filtered(false)?;
         if group.staged.items() > 0 || !group.audits.is_empty() {
             group.attempted = Some(Attempted { mark: self.mark(), notes_refused: noted });
         }
@@ -505,7 +512,7 @@ impl Worker {
     }
 
     fn mark(&self) -> Mark {
-        Mark { next_sequences: self.queue.next_sequences(), audit_hash: self.audit_hash.clone() }
+        Mark { next_sequences: self.queue.next_sequences(), audit_hash: self.trail.hash.clone() }
     }
 
     fn begin(&mut self) -> Result<(), Error> {
@@ -523,6 +530,7 @@ impl Worker {
         }
         self.db.execute_batch("COMMIT").map_err(|source| Error::Sqlite { what: "cannot commit", source })?;
         self.outage.committed();
+        self.trail.committed();
         self.counters.items_made.fetch_add(std::mem::take(&mut self.made), Relaxed);
         let changes = self.db.total_changes();
         if std::mem::replace(&mut self.changes, changes) != changes {

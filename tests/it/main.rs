@@ -30,6 +30,7 @@ mod once;
 mod order;
 mod outage;
 mod power_cut;
+mod privacy;
 mod reload;
 mod rules;
 mod rules_oracle;

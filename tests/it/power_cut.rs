@@ -257,6 +257,10 @@ async fn recover(home: &Home, image: &Path, recording: &Recording, cut: usize) -
     if checked != "ok" {
         found.violations.push(format!("quick_check: {checked}"));
     }
+    let trail = crate::privacy::broken(&home.state_dir());
+    if !trail.is_empty() {
+        found.violations.push(format!("the audit trail: {trail:?}"));
+    }
     drop(mount);
     let (before, now) = (recording.ledger.lock().unwrap(), ledger.lock().unwrap());
     let delivered_before: BTreeSet<u64> = before.delivered(cut).collect();

@@ -63,6 +63,11 @@ impl Target {
         if database.is_dir() { database.join(DATABASE_FILE) } else { database }
     }
 
+    /// Whether it was named, and is not that of the configuration.
+    pub(super) fn is_given(&self) -> bool {
+        self.database.is_some()
+    }
+
     /// The database file. What is wrong with the configuration was printed; the error is the exit code.
     pub(super) fn resolve(self, config: Option<PathBuf>) -> Result<PathBuf, u8> {
         if let Some(database) = self.database {

@@ -96,6 +96,12 @@ impl States {
         sensor
     }
 
+    /// Forgets every sensor.
+    pub(super) fn clear(&mut self) {
+        self.sensors = HashMap::new();
+        self.bytes = 0;
+    }
+
     /// Counts the bytes by which a sensor grew, and forgets what there is no room for.
     pub(super) fn settle(&mut self, grown: usize) {
         self.bytes += grown;

@@ -209,14 +209,7 @@ impl Windows {
     /// Takes the open spans of `old` for every window that is configured as before, and its counts.
     /// To be called on new windows, before the first reading.
     pub fn carry_over(&mut self, old: Self) {
-        self.room = old.room;
-        for (plan, counts) in self.plans.iter().zip(&mut self.counts.windows) {
-            let mut of_old = old.plans.iter().zip(&old.counts.windows);
-            let same = of_old.find(|(old, _)| old.settings.name == plan.settings.name);
-            *counts = same.map_or_else(WindowCounts::default, |(_, counts)| *counts);
-        }
-        (self.counts.restarts, self.counts.left_out) = (old.counts.restarts, old.counts.left_out);
-        self.now_us = old.now_us;
+        self.begin_anew(&old);
         self.full_since = old.full_since;
         self.pooled.carry_over(&self.plans, old.pooled, &old.plans);
         for (name, sensor) in old.sensors {
@@ -229,6 +222,19 @@ impl Windows {
                 fresh.carry_over(&self.plans, sensor, &old.plans);
             }
         }
+    }
+
+    /// Keeps of `old` what is no reading: nothing of its open spans is in what is emitted from here on.
+    /// [`Self::carry_over`] keeps those too.
+    pub fn begin_anew(&mut self, old: &Self) {
+        self.room = old.room;
+        for (plan, counts) in self.plans.iter().zip(&mut self.counts.windows) {
+            let mut of_old = old.plans.iter().zip(&old.counts.windows);
+            let same = of_old.find(|(old, _)| old.settings.name == plan.settings.name);
+            *counts = same.map_or_else(WindowCounts::default, |(_, counts)| *counts);
+        }
+        (self.counts.restarts, self.counts.left_out) = (old.counts.restarts, old.counts.left_out);
+        self.now_us = old.now_us;
     }
 
     pub fn counts(&self) -> &Counts {

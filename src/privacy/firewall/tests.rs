@@ -22,6 +22,7 @@ fn settings(rules: &[(&str, Action)], fields: &[(Action, &str)]) -> Settings {
         hash_fields: list(Action::Hash),
         drop_fields: list(Action::Drop),
         local_only: list(Action::LocalOnly),
+        record: Default::default(),
     }
 }
 
@@ -198,6 +199,105 @@ fn a_key_is_matched_as_it_reads_not_as_it_is_spelled() {
 }
 
 #[test]
+fn a_key_is_named_by_those_it_stands_in() {
+    let text =
+        r#"{"gps":{"lat":1,"lon":2},"lat":3,"car":[{"gps":{"lat":4}},{"gps":[[{"lat":5}]]}],"gps.lat":6}"#;
+    let left = r#"{"gps":{"lon":2},"lat":3,"car":[{"gps":{}},{"gps":[[{}]]}]}"#;
+    assert_eq!(outbound(&[(Action::Redact, "gps.lat")], text).unwrap(), left);
+    let escaped = r#"{"g\u0070s":{"l\u0061t":1},"a\u002elat":2}"#;
+    assert_eq!(
+        outbound(&[(Action::Redact, "gps.lat"), (Action::Redact, "a.lat")], escaped).unwrap(),
+        r#"{"g\u0070s":{}}"#
+    );
+    // What is done to a key is done to all of it, and the stricter of two holds.
+    let fields = [(Action::Mask, "gps"), (Action::Redact, "gps.lat")];
+    assert_eq!(outbound(&fields, r#"{"gps":{"lat":1,"lon":2}}"#).unwrap(), r#"{"gps":"***"}"#);
+    let fields = [(Action::Hash, "lat"), (Action::Redact, "gps.lat")];
+    let expected = format!(r#"{{"gps":{{}},"lat":"{}"}}"#, hash("1"));
+    assert_eq!(outbound(&fields, r#"{"gps":{"lat":1},"lat":1}"#).unwrap(), expected);
+    assert_eq!(outbound(&[(Action::Mask, "gps"), (Action::Drop, "gps.lat")], r#"{"gps":[{"lat":1}]}"#), None);
+    assert_eq!(outbound(&[(Action::Redact, "s:gps.lat")], r#"{"gps":{"lat":1}}"#).unwrap(), r#"{"gps":{}}"#);
+}
+
+#[test]
+fn a_key_with_dots_does_not_change_what_is_known_of_keys_in_each_other() {
+    let fields = [(Action::Redact, "b"), (Action::Redact, "x.*.c")];
+    let texts = [
+        r#"{"a.b":1}"#,
+        r#"{"a":{"b":1}}"#,
+        r#"{"x.y":{"c":1}}"#,
+        r#"{"x":{"y.c":1}}"#,
+        r#"{"x":{"y":{"c":1}}}"#,
+    ];
+    let lefts = [r#"{"a.b":1}"#, r#"{"a":{}}"#, r#"{"x.y":{}}"#, r#"{"x":{}}"#, r#"{"x":{"y":{}}}"#];
+    let pairs: Vec<_> = texts.into_iter().zip(lefts).collect();
+    for order in [pairs.clone(), pairs.into_iter().rev().collect()] {
+        let mut firewall = firewall(&[], &fields);
+        for (text, left) in order.into_iter().cycle().take(15) {
+            let (outbound, _) = metadata(firewall.judge(reading("s", text)));
+            assert_eq!(outbound.unwrap(), left);
+        }
+    }
+}
+
+#[test]
+fn known_sensors_with_known_keys_are_held_against_no_pattern() {
+    let fields = [(Action::Redact, "*name*"), (Action::Mask, "gps.l*"), (Action::LocalOnly, "door*:note")];
+    let mut firewall = firewall(&[("cam*", Action::Mask)], &fields);
+    let text = r#"{"name":"x","gps":{"lat":1,"lon":2},"note":"y","ok":1,"list":[{"ok":2},{"ok":3}]}"#;
+    for sensor in ["cam1", "door", "t1"] {
+        assert_ne!(firewall.judge(reading(sensor, text)), Verdict::Drop);
+    }
+    let walks = firewall.keys.walks();
+    assert!(walks <= 2 * 8, "a set of rules and a path: {walks}");
+    for turn in 0..1000 {
+        let sensor = ["cam1", "door", "t1"][turn % 3];
+        assert_ne!(firewall.judge(reading(sensor, text)), Verdict::Drop);
+    }
+    // Sensors with the same rules share what is known.
+    assert_ne!(firewall.judge(reading("t2", text)), Verdict::Drop);
+    assert_eq!(firewall.keys.walks(), walks);
+}
+
+#[test]
+fn keys_that_are_made_up_take_time_and_no_memory() {
+    let mut firewall = firewall(&[], &[(Action::Redact, "secret"), (Action::Redact, "in.secret")]);
+    for turn in 0..5_000 {
+        let long = "k".repeat(turn % 1500);
+        let text = format!(r#"{{"{long}{turn}":1,"in":{{"{turn}":2,"secret":3}}}}"#);
+        let (outbound, _) = metadata(firewall.judge(reading("s", &text)));
+        assert!(!outbound.unwrap().contains("secret"));
+        assert!(firewall.keys.bytes() <= SENSORS_MAX * KEY_BYTES_PER_SENSOR);
+    }
+}
+
+#[test]
+fn what_was_done_is_told_once_by_action_and_rule() {
+    let fields = [(Action::Redact, "name"), (Action::Hash, "id"), (Action::Drop, "ssn")];
+    let mut firewall = firewall(&[("cam", Action::Mask), ("secret", Action::Drop)], &fields);
+    for (sensor, text) in [
+        ("cam", r#"{"id":1}"#),
+        ("secret", "{}"),
+        ("t", r#"{"name":1,"a":[{"name":2},{"id":1}]}"#),
+        ("t", r#"{"name":1,"ssn":2}"#),
+        ("t", r#"{"ok":1}"#),
+        ("t", "broken"),
+    ] {
+        firewall.judge(reading(sensor, text));
+    }
+    let mut filtered = Filtered::default();
+    firewall.tell(&mut filtered);
+    let expected = serde_json::json!({
+        "readings": {"dropped": 3, "redacted": 1, "masked": 1, "hashed": 1},
+        "rules": {"rules[0]": 1, "rules[1]": 1, "redact_fields[0]": 1, "hash_fields[0]": 1, "drop_fields[0]": 1},
+    });
+    assert_eq!(filtered.parts()[0].details(), expected);
+    let mut again = Filtered::default();
+    firewall.tell(&mut again);
+    assert!(again.is_empty());
+}
+
+#[test]
 fn a_key_inside_of_what_is_hidden_still_drops_the_reading() {
     for action in [Action::Redact, Action::Mask, Action::Hash, Action::LocalOnly] {
         let fields = [(action, "outer"), (Action::Drop, "secret")];
@@ -249,7 +349,7 @@ fn more_sensors_than_are_kept_are_judged_all_the_same() {
 fn a_reload_takes_effect_for_sensors_that_are_known() {
     let mut firewall = firewall(&[], &[(Action::Drop, "nothing")]);
     assert_ne!(firewall.judge(reading("s", "{}")), Verdict::Drop);
-    firewall.reload(&settings(&[("s", Action::Drop)], &[]));
+    firewall.reload(&settings(&[("s", Action::Drop)], &[]), HashKey::new(&[1; 32]));
     assert_eq!(firewall.judge(reading("s", "{}")), Verdict::Drop);
     assert_eq!(firewall.counters().dropped.load(Relaxed), 1);
 }
@@ -327,20 +427,35 @@ fn any_action() -> impl Strategy<Value = Action> {
 
 /// What the field engine makes of `value`, by the definition; `None` drops the reading.
 fn model(value: &Value, fields: &[(Action, String)], destination: Destination) -> Option<Value> {
+    model_in(value, fields, destination, &[])
+}
+
+fn model_in(
+    value: &Value,
+    fields: &[(Action, String)],
+    destination: Destination,
+    outer: &[&str],
+) -> Option<Value> {
     let strictest = |key: &str| {
-        let matching = fields.iter().filter(|(_, pattern)| super::super::pattern::matches(pattern, key));
+        let path = [outer, &[key]].concat();
+        let ends = (0..path.len()).map(|from| path[from..].join(".")).collect::<Vec<_>>();
+        let is_met = |pattern: &str| {
+            let matches = |text: &str| super::super::pattern::matches(pattern, text);
+            matches(key) || pattern.contains('.') && ends.iter().any(|end| matches(end))
+        };
+        let matching = fields.iter().filter(|(_, pattern)| is_met(pattern));
         let actions = matching.map(|(action, _)| *action);
         let local = |action: &Action| destination == Destination::Outbound || *action != Action::LocalOnly;
         actions.filter(local).max().unwrap_or(Action::Allow)
     };
     Some(match value {
-        Value::Array(items) => {
-            Value::Array(items.iter().map(|item| model(item, fields, destination)).collect::<Option<_>>()?)
-        }
+        Value::Array(items) => Value::Array(
+            items.iter().map(|item| model_in(item, fields, destination, outer)).collect::<Option<_>>()?,
+        ),
         Value::Object(members) => {
             let mut kept = serde_json::Map::new();
             for (key, value) in members {
-                let inner = model(value, fields, destination)?;
+                let inner = model_in(value, fields, destination, &[outer, &[key.as_str()]].concat())?;
                 let value = match strictest(key) {
                     Action::Allow => inner,
                     Action::Hash => hash(value.as_str().unwrap_or(&value.to_string())).into(),
@@ -382,7 +497,7 @@ proptest! {
     #[test]
     fn nothing_under_a_protected_key_leaves(
         value in any_object(any_json()),
-        fields in proptest::collection::vec((any_action(), "[abé*?\"]{1,2}"), 0..5),
+        fields in proptest::collection::vec((any_action(), "[abé*?\"]{1,2}(\\.[ab*?]{1,2})?"), 0..5),
     ) {
         // The sensor's name is out of reach of these patterns, so only keys count.
         let borrowed: Vec<_> = fields.iter().map(|(action, text)| (*action, text.as_str())).collect();

@@ -8,6 +8,7 @@ mod catalogue;
 mod copy;
 mod pages;
 mod record;
+mod trail;
 mod wal;
 mod walk;
 
@@ -146,6 +147,7 @@ pub fn rebuild(
     let store_id = old_id.unwrap_or(new_id);
     db.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
     settle(&db, &store_id, &mut copied, loses_commits, &mut summary)?;
+    trail::carry_over(&db, folder, summary.time)?;
     schema::name(&db, &store_id).map_err(failed)?;
     remember(&db, &summary).map_err(failed)?;
     db.execute_batch("COMMIT").map_err(failed)?;

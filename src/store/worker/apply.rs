@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use rusqlite::params;
 
-use crate::privacy::audit;
-
 use super::{Group, Worker};
 use crate::store::block::{self, number};
 use crate::store::gap::Reason;
 use crate::store::imported;
-use crate::store::{AuditEntry, BatchKey, Error, FrozenBatch, Lane, Outcome, Want};
+use crate::store::{BatchKey, Error, FrozenBatch, Lane, Outcome, Want};
 
 impl Worker {
     /// `at` is the boot clock, the same for all lanes of a group: by that what shares a commit is known.
@@ -38,7 +36,14 @@ impl Worker {
         self.begin()?;
         let known = match outcome {
             Outcome::Delivered => self.queue.remove(&self.db, key)?,
-            Outcome::Split => self.queue.split(&self.db, key)?,
+            Outcome::Split => {
+                let frozen_at = self.queue.frozen_at(key);
+                let known = self.queue.split(&self.db, key)?;
+                if let (true, Some(frozen_at)) = (known, frozen_at) {
+                    self.audit_halves(key, frozen_at)?;
+                }
+                known
+            }
             Outcome::DeadLetter { reason } => {
                 let known = self.queue.remove(&self.db, key)?;
                 if known {
@@ -83,26 +88,6 @@ impl Worker {
         self.counters.dropped[key.lane.priority_index()].fetch_add(forgotten as u64, Relaxed);
         let kept = self.counters.dead_letters.load(Relaxed) + key.count();
         self.counters.dead_letters.store(kept.min(DEAD_LETTERS_MAX), Relaxed);
-        Ok(())
-    }
-
-    pub(super) fn audit(&mut self, entry: &AuditEntry) -> Result<(), Error> {
-        self.begin()?;
-        let record = audit::next_record(&self.audit_hash, &entry.action, &entry.details, entry.timestamp);
-        self.db
-            .execute(
-                "INSERT INTO privacy_audit (timestamp, action, details, prev_hash, record_hash)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![
-                    record.timestamp,
-                    record.action,
-                    record.details,
-                    record.prev_hash,
-                    record.record_hash
-                ],
-            )
-            .map_err(|source| Error::Sqlite { what: "cannot write the audit chain", source })?;
-        self.audit_hash = record.record_hash;
         Ok(())
     }
 
@@ -162,6 +147,7 @@ impl Worker {
             self.read(lane, source.first, source.last, u64::from(want.items_max), bytes_max)?;
         let frozen_at = self.wall(since_boot);
         let key = self.queue.freeze(&self.db, source, last, frozen_at, since_boot)?;
+        self.audit_batch(key, &self.batch_id(key, frozen_at), frozen_at, items.len())?;
         Ok(Some(self.batch(key, frozen_at, backlog, items)))
     }
 
@@ -171,12 +157,15 @@ impl Worker {
                 *byte = b',';
             }
         }
+        FrozenBatch { key, batch_id: self.batch_id(key, frozen_at), timestamp: frozen_at, items, backlog }
+    }
+
+    pub(super) fn batch_id(&self, key: BatchKey, frozen_at: f64) -> String {
         // Should damage take the commit that froze it, the same items may be frozen again at another time:
         // that is another batch.
         let micros = (frozen_at * 1e6) as u64;
         let (lane, BatchKey { first, last, .. }) = (key.lane as u8, key);
-        let batch_id = format!("pyv-{}-{lane}-{first}-{last}-{micros:x}", self.store_id);
-        FrozenBatch { key, batch_id, timestamp: frozen_at, items, backlog }
+        format!("pyv-{}-{lane}-{first}-{last}-{micros:x}", self.store_id)
     }
 
     /// Items from `first` on as lines without a final line break, and the sequence number of the last

@@ -213,7 +213,7 @@ impl Worker {
         self.made = 0;
         self.queue = Queue::load(&self.db, next_sequences(&self.db)?)?;
         self.load_clock()?;
-        self.audit_hash = last_audit_hash(&self.db)?;
+        self.trail.rolled_back(last_audit_hash(&self.db)?);
         self.counters.dead_letters.store(count_dead_letters(&self.db)?, Relaxed);
         self.reporter = Reporter::unknown();
         for carried in self.outage.carried.clone() {

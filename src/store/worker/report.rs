@@ -160,8 +160,8 @@ impl Worker {
             return Ok(false);
         }
         self.begin()?;
-        for gap in self.refused.gaps(&self.store_id) {
-            gap::record(&self.db, &gap, self.clocks.unix_seconds())?;
+        for (gap, report) in self.refused.gaps(&self.store_id) {
+            gap::record_as(&self.db, &gap, self.clocks.unix_seconds(), report)?;
         }
         Ok(true)
     }

@@ -269,6 +269,10 @@ impl Life {
         if found != "ok" {
             self.violate(format!("the database: {found}"));
         }
+        let trail = crate::privacy::broken(&state_dir);
+        if !trail.is_empty() {
+            self.violate(format!("the audit trail: {trail:?}"));
+        }
     }
 
     fn violate(&mut self, violation: String) {
