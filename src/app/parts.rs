@@ -71,6 +71,7 @@ impl Parts {
             database: config.store.state_dir.join(store::DATABASE_FILE),
             privacy: config.privacy.clone(),
             key: key.clone(),
+            delivers: config.cloud.enabled,
             stop: intake.clone(),
         };
         let loaded = policy_loaded(config, &key);

@@ -15,13 +15,15 @@ use crate::clock::mark;
 use crate::privacy::{self, Action, Firewall, HashKey, Verdict};
 use crate::reading::Reading;
 use crate::store::export::Item;
-use crate::store::recent::{Commit, Reach, recent};
+use crate::store::recent::{Commit, Reach, recent, was_delivery_off};
 
 /// Where the readings of the run before are, and what was done to them.
 pub struct Past {
     pub database: PathBuf,
     pub privacy: privacy::Settings,
     pub key: HashKey,
+    /// Whether anything leaves the device now.
+    pub delivers: bool,
     /// Ends the reading; windows begin anew then.
     pub stop: CancellationToken,
 }
@@ -53,6 +55,11 @@ fn read(past: &Past, mut windows: Windows, clock: &Clock) -> (Windows, u64) {
     let began = clock::since_boot();
     let running = Duration::from_secs_f64(windows.memory_seconds()) + GRACE;
     let reach = Reach { running, items_max: ITEMS_MAX, bytes_max: BYTES_MAX };
+    // What was taken in while nothing was to leave does not leave later, in a window either.
+    if past.delivers && was_delivery_off(&past.database, clock::unix_seconds() - running.as_secs_f64()) {
+        tracing::info!("windows begin anew: delivery was off for some of what they would be rebuilt from");
+        return (windows, 0);
+    }
     let mut judge = Judge::new(past);
     let mut readings = 0;
     let mut is_late = false;

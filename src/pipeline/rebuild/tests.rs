@@ -33,6 +33,7 @@ fn past(folder: &Path, privacy: privacy::Settings) -> Past {
         database: folder.join(DATABASE_FILE),
         privacy,
         key: HashKey::new(&[7; 32]),
+        delivers: true,
         stop: CancellationToken::new(),
     }
 }
