@@ -69,7 +69,7 @@
 //! | HTTP ingest | `connections_max` connections, 16 bodies, 16 MiB at twice their size | 503, or the sender waits |
 //! | one reading | name 256, unit 32, metadata 4,096 bytes | it is refused and counted |
 //! | one expression | 4,096 bytes, 1,024 nodes, 50,000 steps | it is refused, or counts as an error |
-//! | windows | 20,480 pairs of window and sensor, 81,920 panes | further sensors are left out and counted |
+//! | windows | 20,480 pairs of window and sensor, 77,824 panes | further sensors are left out and counted |
 //! | what windows are rebuilt from | 1,000,000 readings, 256 MiB, 5 s | the newest; after the time they begin anew |
 //! | what rules remember of sensors | 2 MiB | the sensor heard longest ago is forgotten, and counted |
 //! | actions | 16; 256 events for each and 512 KiB for all | the event goes without its action, which is counted |

@@ -61,7 +61,7 @@ impl Plan {
             mqtt_messages: scaled(128, 16),
             delivery_bytes: scaled(16 * MIB, 512 * KIB),
             window_states: scaled(20_480, 200),
-            window_panes: scaled(81_920, 2048),
+            window_panes: scaled(77_824, 2048),
             cooldowns: scaled(4096, 256),
             decisions: scaled(4096, 256),
             rule_state_bytes: scaled(2 * MIB, 128 * KIB),
@@ -137,7 +137,7 @@ mod tests {
     fn from_160_mib_on_nothing_is_small() {
         assert_eq!(plan(160).total_bytes, plan(1 << 20).total_bytes);
         let full = plan(256);
-        assert_eq!((full.staged_bytes, full.window_states, full.window_panes), (512 * KIB, 20_480, 81_920));
+        assert_eq!((full.staged_bytes, full.window_states, full.window_panes), (512 * KIB, 20_480, 77_824));
         assert!(full.fits() && full.total_bytes < 96 << 20, "{}", full.total_bytes);
     }
 

@@ -323,7 +323,7 @@ const TIME_SECONDS_MAX: f64 = 1e11;
 /// Most pairs of window and sensor.
 const STATES_MAX: usize = 20_480;
 /// Most panes of all pairs together, about 15 MiB.
-const PANES_MAX: usize = 81_920;
+const PANES_MAX: usize = 77_824;
 
 #[cfg(test)]
 mod model;
