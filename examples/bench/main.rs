@@ -6,6 +6,7 @@ mod cgroup;
 mod children;
 mod endpoint;
 mod flood;
+mod judging;
 mod memory;
 mod probe;
 mod report;
@@ -46,7 +47,7 @@ struct Arguments {
     /// Fail when an aim is missed.
     #[arg(long)]
     check: bool,
-    /// Only these: binary, start, outage, online, steady, instructions.
+    /// Only these: binary, start, outage, online, steady, judging, instructions.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Instead of the measurements: a load with everything flapping, for so many minutes.
@@ -137,6 +138,9 @@ fn run(bench: &Bench, arguments: &Arguments, report: &mut Report) -> Result<()> 
     if wants("steady") {
         bench.steady(report, false)?;
         bench.steady(report, true)?;
+    }
+    if wants("judging") {
+        bench.judging(report, bench.size.steady_seconds)?;
     }
     if arguments.instructions || arguments.only.iter().any(|only| only == "instructions") {
         bench.instructions(report)?;

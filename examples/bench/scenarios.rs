@@ -299,7 +299,7 @@ fn per_reading(used: Usage, readings: u64) -> f64 {
 pub const SENSORS: u32 = 100;
 const STEADY_RATE: u64 = 500;
 /// For a whole load to be stored or delivered.
-const LOAD_MAX: Duration = Duration::from_secs(900);
+pub const LOAD_MAX: Duration = Duration::from_secs(900);
 
 /// The aims: what a board with one core and an SD card can bear.
 const FULL_SPEED_MAX: f64 = 0.6;
