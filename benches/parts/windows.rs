@@ -106,6 +106,7 @@ fn past(folder: &Path) -> Past {
         database: folder.join(DATABASE_FILE),
         privacy: privacy::Settings { enabled: true, ..Default::default() },
         key: HashKey::new(&[7; 32]),
+        delivers: true,
         stop: CancellationToken::new(),
     }
 }
