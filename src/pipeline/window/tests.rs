@@ -234,7 +234,7 @@ fn panes_of_all_sensors_together_are_bounded() {
         add(&mut windows, reading(&number.to_string(), T, 1.0));
     }
     assert_eq!(windows.panes, PANES_MAX);
-    assert_eq!(windows.counts().left_out, 200 - 80);
+    assert_eq!(windows.counts().left_out, 200 - 76);
 }
 
 #[test]
