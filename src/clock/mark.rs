@@ -56,16 +56,20 @@ pub fn provisional(mark: Mark<'_>) -> serde_json::Value {
 /// Appends the metadata object `metadata` with `mark` as its last member.
 pub fn append(out: &mut Vec<u8>, metadata: &str, mark: Option<Mark<'_>>) {
     let Some(mark) = mark else { return out.extend_from_slice(metadata.as_bytes()) };
-    let open = metadata.trim_ascii_end().strip_suffix('}').unwrap_or("{").trim_ascii_end();
+    let (open, comma) = opened(metadata);
     out.extend_from_slice(open.as_bytes());
-    if open.len() > 1 {
-        out.push(b',');
-    }
+    out.extend_from_slice(comma.as_bytes());
     let boot_time = micros(mark.boot_time);
     let body = Body { quality: PROVISIONAL, boot_time, boot: mark.boot, uncertainty_seconds: None };
     out.extend_from_slice(b"\"_clock\":");
     serde_json::to_writer(&mut *out, &body).expect("strings and finite numbers always encode");
     out.push(b'}');
+}
+
+/// The text of an object without its end, and what has to stand before a further member.
+pub fn opened(object: &str) -> (&str, &'static str) {
+    let open = object.trim_ascii_end().strip_suffix('}').unwrap_or("{").trim_ascii_end();
+    (open, if open.len() > 1 { "," } else { "" })
 }
 
 /// `metadata`, which serializes as an object, with `mark` as its last member.

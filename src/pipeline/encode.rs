@@ -81,8 +81,7 @@ pub fn with_suppressed(metadata: &str, suppressed: u32) -> Cow<'_, str> {
     if suppressed == 0 {
         return Cow::Borrowed(metadata);
     }
-    let open = metadata.trim_ascii_end().strip_suffix('}').unwrap_or("{").trim_ascii_end();
-    let comma = if open.len() > 1 { "," } else { "" };
+    let (open, comma) = mark::opened(metadata);
     Cow::Owned(format!("{open}{comma}\"{}\":{suppressed}}}", mark::SUPPRESSED_KEY))
 }
 

@@ -4,17 +4,15 @@
 //! What was delivered and what stayed lie in two lanes, each in order; the two are merged by the readings' own times.
 //! A reading that left changed lies in both: the fuller copy is given, and the other left out.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 
 use rusqlite::{Connection, params};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::export::{Filter, Unreadable};
 use super::inspect::open_read_only;
+use super::thin::StoredReading;
 use super::{Error, Lane};
 use crate::clock::mark;
 use crate::reading::Reading;
@@ -105,19 +103,6 @@ struct Cursor {
     time: Option<f64>,
 }
 
-/// A stored reading.
-#[derive(Deserialize)]
-struct Line<'a> {
-    #[serde(borrow)]
-    sensor_name: Cow<'a, str>,
-    timestamp: f64,
-    value: f64,
-    #[serde(borrow)]
-    unit: Cow<'a, str>,
-    #[serde(borrow)]
-    metadata: &'a RawValue,
-}
-
 impl Cursor {
     fn new(lane: Lane) -> Self {
         Self { lane, lines: Vec::new(), next_block: 0, at: 0, line: 0..0, time: None }
@@ -150,8 +135,8 @@ impl Cursor {
     }
 
     /// The next line, when it is a reading.
-    fn item(&self) -> Option<Line<'_>> {
-        let item: Line<'_> = serde_json::from_slice(&self.lines[self.line.clone()]).ok()?;
+    fn item(&self) -> Option<StoredReading<'_>> {
+        let item: StoredReading<'_> = serde_json::from_slice(&self.lines[self.line.clone()]).ok()?;
         let metadata = item.metadata.get();
         let is_result = metadata.starts_with("{\"window\":") && metadata.contains("\"aggregation\":");
         (!is_result).then_some(item)
@@ -168,7 +153,7 @@ struct Twins {
 
 impl Twins {
     /// Whether this is the copy of one that was given out of another lane; notes it when it is not.
-    fn was_given(&mut self, item: &Line<'_>, lane: Lane) -> bool {
+    fn was_given(&mut self, item: &StoredReading<'_>, lane: Lane) -> bool {
         let parts = (&*item.sensor_name, item.timestamp.to_bits(), item.value.to_bits());
         let key = self.hasher.hash_one(parts);
         if self.given.get(&key).is_some_and(|other| *other != lane) {

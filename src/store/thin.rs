@@ -86,7 +86,7 @@ impl Groups {
 
     /// Adds a reading, or a summary of readings; false for what is neither, such as an event.
     pub fn add(&mut self, line: &[u8]) -> bool {
-        let Ok(item) = serde_json::from_slice::<Item<'_>>(line) else { return false };
+        let Ok(item) = serde_json::from_slice::<StoredReading<'_>>(line) else { return false };
         let metadata = match item.metadata.get() {
             "{}" => Metadata::default(),
             text => serde_json::from_str(text).unwrap_or_default(),
@@ -199,15 +199,15 @@ impl Group {
 
 /// A reading as it is stored.
 #[derive(Deserialize)]
-struct Item<'a> {
+pub(super) struct StoredReading<'a> {
     #[serde(borrow)]
-    sensor_name: Cow<'a, str>,
-    timestamp: f64,
-    value: f64,
+    pub sensor_name: Cow<'a, str>,
+    pub timestamp: f64,
+    pub value: f64,
     #[serde(borrow)]
-    unit: Cow<'a, str>,
+    pub unit: Cow<'a, str>,
     #[serde(borrow)]
-    metadata: &'a RawValue,
+    pub metadata: &'a RawValue,
 }
 
 /// What is looked at of its metadata. Others may use the same keys for anything.
