@@ -180,7 +180,7 @@ impl Source {
     pub async fn run(&self, intake: &Intake) -> Result<(), Error> {
         let client_id = self.client_id(intake);
         let session = (client_id.as_str(), self.host.as_str(), self.port);
-        let mut known = Known::new(session, self.receive_maximum, &intake.messages.take());
+        let mut known = Known::new(session, &intake.messages.take());
         let ended = self.keep_connected(intake, &mut known).await;
         intake.messages.put(known.save());
         ended

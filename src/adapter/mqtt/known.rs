@@ -6,14 +6,15 @@
 //!
 //! To take a new message for an old one would lose it; what is not sure counts as new.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use rumqttc::mqttbytes::v5::Publish;
 
-/// Beyond this the identifiers of a broker that counts them up, to 65,535, could come round.
-const KNOWN_MAX: usize = 16_384;
+/// Messages of one [`Known::newer`]: what a table of 80 KiB holds. Two of them stay far below the 65,535 after
+/// which the identifiers of a broker that counts them up come round.
+const GENERATION_MAX: usize = 14_336;
 /// Of one [`encode`]d list, in bytes; nobody wrote a longer one.
-const LIST_BYTES_MAX: usize = 6 + KNOWN_MAX * 6;
+const LIST_BYTES_MAX: usize = 5 + 2 * GENERATION_MAX * 6;
 
 /// One message, as far as it has to be told from others that had its identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,36 +36,28 @@ impl Key {
     }
 }
 
-/// The messages of one session with a broker that were taken in last.
+/// The messages of one session with a broker that were taken in last: between one generation and two.
+///
+/// More than our receive maximum, as brokers do not keep to it: mosquitto 2.0.11 has another such number under way
+/// after every connection that ended, and sends all of them again.
 #[derive(Debug)]
 pub struct Known {
     /// Which session: of another one nothing is known.
     session: u32,
-    /// As many as the broker may have under way.
-    len_max: usize,
-    /// By packet identifier, with the turn in which it was learnt.
-    messages: HashMap<u16, (u16, u64)>,
-    /// In the order of turns; what was learnt again or forgotten stands here still.
-    turns: VecDeque<(u16, u64)>,
-    turn: u64,
+    /// The digests by packet identifier. Once this is full it takes the place of `older`.
+    newer: HashMap<u16, u16>,
+    older: HashMap<u16, u16>,
     /// The broker gave an identifier to another message as soon as it was free. Then one that is sent again may be
     /// another one that got lost on the way, and with the same content it could not be told apart.
     reuses_soon: bool,
 }
 
 impl Known {
-    /// Of the session of `client_id` with the broker at `host` and `port`, of whose messages up to
-    /// `receive_maximum` are under way; as far as `lists` says, which is what [`encode`] and [`Self::save`] wrote.
-    pub fn new((client_id, host, port): (&str, &str, u16), receive_maximum: u16, lists: &[u8]) -> Self {
+    /// Of the session of `client_id` with the broker at `host` and `port`; as far as `lists` says, which is what
+    /// [`Self::list`] and [`Self::save`] wrote.
+    pub fn new((client_id, host, port): (&str, &str, u16), lists: &[u8]) -> Self {
         let session = crc32fast::hash(format!("{client_id}\n{host}\n{port}").as_bytes());
-        let mut known = Self {
-            session,
-            len_max: usize::from(receive_maximum).min(KNOWN_MAX),
-            messages: HashMap::new(),
-            turns: VecDeque::new(),
-            turn: 0,
-            reuses_soon: false,
-        };
+        let mut known = Self { session, newer: HashMap::new(), older: HashMap::new(), reuses_soon: false };
         for (_, reuses_soon, keys) in Lists(lists).filter(|(of, ..)| *of == session) {
             known.reuses_soon |= reuses_soon;
             keys.into_iter().for_each(|key| known.learn(key));
@@ -76,37 +69,33 @@ impl Known {
     pub fn holds(&mut self, publish: &Publish, key: Key, is_exactly_once: bool) -> bool {
         if !publish.dup {
             // Sent for the first time: the one that had the identifier before is acknowledged.
-            let was_known = self.messages.remove(&key.id).is_some();
-            self.reuses_soon |= was_known && !is_exactly_once;
+            self.reuses_soon |= self.remove(key.id) && !is_exactly_once;
             return false;
         }
         // With QoS 2 the identifier is not free before both sides have completed the handshake.
         let is_certain = is_exactly_once || !self.reuses_soon;
-        is_certain && self.messages.get(&key.id).is_some_and(|(digest, _)| *digest == key.digest)
+        let digest = self.newer.get(&key.id).or_else(|| self.older.get(&key.id));
+        is_certain && digest == Some(&key.digest)
     }
 
     /// Notes a message whose readings are committed.
     pub fn learn(&mut self, key: Key) {
-        self.turn += 1;
-        self.messages.insert(key.id, (key.digest, self.turn));
-        self.turns.push_back((key.id, self.turn));
-        while self.turns.len() > self.len_max {
-            let Some((id, turn)) = self.turns.pop_front() else { break };
-            if self.messages.get(&id).is_some_and(|(_, newest)| *newest == turn) {
-                self.messages.remove(&id);
-            }
+        if self.newer.len() == GENERATION_MAX {
+            std::mem::swap(&mut self.newer, &mut self.older);
+            self.newer.clear();
         }
+        self.newer.insert(key.id, key.digest);
     }
 
     /// The handshake of a QoS 2 message is complete.
     pub fn released(&mut self, id: u16) {
-        self.messages.remove(&id);
+        self.remove(id);
     }
 
     /// The broker began a new session.
     pub fn forget(&mut self) {
-        self.messages.clear();
-        self.turns.clear();
+        self.newer.clear();
+        self.older.clear();
         self.reuses_soon = false;
     }
 
@@ -117,11 +106,18 @@ impl Known {
 
     /// All of it as a list, for a source that starts anew.
     pub fn save(&self) -> Vec<u8> {
-        let newest = |(id, turn): &(u16, u64)| {
-            let (digest, _) = self.messages.get(id).filter(|(_, newest)| newest == turn)?;
-            Some(Key { id: *id, digest: *digest })
+        let of = |generation: &HashMap<u16, u16>| {
+            let mut keys: Vec<Key> = generation.iter().map(|(&id, &digest)| Key { id, digest }).collect();
+            keys.sort_by_key(|key| key.id);
+            self.list(&keys)
         };
-        self.list(&self.turns.iter().filter_map(newest).collect::<Vec<_>>())
+        [of(&self.older), of(&self.newer)].concat()
+    }
+
+    /// Whether it was there.
+    fn remove(&mut self, id: u16) -> bool {
+        let (newer, older) = (self.newer.remove(&id), self.older.remove(&id));
+        newer.or(older).is_some()
     }
 }
 
@@ -188,7 +184,7 @@ mod tests {
     }
 
     fn known(keys: &[Key]) -> Known {
-        let mut known = Known::new(SESSION, 100, &[]);
+        let mut known = Known::new(SESSION, &[]);
         keys.iter().for_each(|key| known.learn(*key));
         known
     }
@@ -216,7 +212,7 @@ mod tests {
         assert!(!holds(&mut known, message(2, "on", true)));
         let (publish, exact) = message(2, "on", true);
         assert!(known.holds(&publish, exact, true), "of QoS 2 the identifier is not free before");
-        let mut again = Known::new(SESSION, 100, &known.save());
+        let mut again = Known::new(SESSION, &known.save());
         assert!(!holds(&mut again, message(2, "on", true)), "and that outlives a restart");
         known.forget();
         known.learn(key(3, "on"));
@@ -224,16 +220,17 @@ mod tests {
     }
 
     #[test]
-    fn as_much_is_known_as_the_broker_may_have_under_way() {
-        let mut known = Known::new(SESSION, 3, &[]);
-        for id in [1, 2, 3, 2, 4] {
-            known.learn(key(id, "x"));
-        }
-        let mut is_known = |id| holds(&mut known, message(id, "x", true));
-        assert_eq!([1, 2, 3, 4].map(&mut is_known), [false, true, true, true]);
-        known.released(3);
-        assert!(!holds(&mut known, message(3, "x", true)));
-        assert_eq!(known.save().len(), 4 + 5 + 2 * 6);
+    fn as_much_is_known_as_brokers_have_under_way() {
+        let mut known = Known::new(SESSION, &[]);
+        let ids = 1..=65_535;
+        ids.clone().for_each(|id| known.learn(key(id, "x")));
+        let count = |known: &mut Known| ids.clone().filter(|id| holds(known, message(*id, "x", true))).count();
+        let newest = |known: &mut Known| (65_535 - 14_336..=65_535).all(|id| holds(known, message(id, "x", true)));
+        assert!(count(&mut known) <= 2 * GENERATION_MAX && newest(&mut known));
+        let saved = known.save();
+        assert!(saved.len() < 2 * (4 + LIST_BYTES_MAX) && newest(&mut Known::new(SESSION, &saved)));
+        known.released(65_535);
+        assert!(!holds(&mut known, message(65_535, "x", true)));
     }
 
     #[test]
@@ -242,9 +239,9 @@ mod tests {
         let keys: Vec<Key> = [7, 8, 9, 20, 65_535].into_iter().map(|id| key(id, &id.to_string())).collect();
         let first = known.list(&keys[..3]);
         assert_eq!(first.len(), 4 + 5 + 4 + 3 * 2, "two bytes a message where identifiers follow each other");
-        let other = Known::new(("other", "broker", 1883), 100, &[]).list(&[key(30, "30")]);
+        let other = Known::new(("other", "broker", 1883), &[]).list(&[key(30, "30")]);
         let lists = [first, other, known.list(&keys[3..]), known.list(&[])].concat();
-        let mut again = Known::new(SESSION, 100, &lists);
+        let mut again = Known::new(SESSION, &lists);
         for id in [7, 8, 9, 20, 65_535] {
             assert!(holds(&mut again, message(id, &id.to_string(), true)), "{id}");
         }
@@ -255,7 +252,7 @@ mod tests {
     fn whatever_stands_in_the_file_is_read_without_harm() {
         let lists = known(&[]).list(&[key(1, "a"), key(2, "b"), key(9, "c")]);
         for end in 0..lists.len() {
-            Known::new(SESSION, 100, &lists[..end]);
+            Known::new(SESSION, &lists[..end]);
         }
         let mut random = fastrand::Rng::with_seed(3);
         for _ in 0..20_000 {
@@ -264,8 +261,8 @@ mod tests {
                 let at = random.usize(..lists.len());
                 lists[at] = random.u8(..);
             }
-            let known = Known::new(SESSION, 100, &lists);
-            assert!(known.messages.len() <= 100 && known.turns.len() <= 100);
+            let known = Known::new(SESSION, &lists);
+            assert!(known.newer.len() <= GENERATION_MAX && known.older.len() <= GENERATION_MAX);
         }
     }
 }
