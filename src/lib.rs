@@ -116,6 +116,8 @@ pub mod lifecycle;
 pub mod logging;
 pub mod pipeline;
 pub mod privacy;
+#[cfg(test)]
+mod python;
 pub mod reading;
 pub mod store;
 pub mod support;

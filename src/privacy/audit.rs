@@ -214,11 +214,9 @@ pub const GENESIS: &str = "00000000000000000000000000000000000000000000000000000
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-    use std::process::{Command, Stdio};
-
     use super::super::{Action, FieldPattern, SensorRule};
     use super::*;
+    use crate::python;
 
     #[test]
     fn the_policy_hash_changes_with_the_policy() {
@@ -268,12 +266,6 @@ for line in sys.stdin:
     print(hashlib.sha256(text.encode('utf-8')).hexdigest())
 ";
         let values = hard_values();
-        let mut python = Command::new("python3")
-            .args(["-c", SCRIPT])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python3 runs; install it with: apt-get install python3");
         let mut expected = Vec::new();
         let mut input = String::new();
         for (value, time) in values.iter().zip(0..) {
@@ -284,13 +276,7 @@ for line in sys.stdin:
             writeln!(input, "{whole}").unwrap();
             expected.push(record.record_hash);
         }
-        // All of it fits into neither pipe, so the answers are read while this thread writes.
-        let mut stdin = python.stdin.take().unwrap();
-        let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
-        let output = python.wait_with_output().unwrap();
-        writer.join().unwrap().unwrap();
-        assert!(output.status.success());
-        let answers = String::from_utf8(output.stdout).unwrap();
+        let answers = python::answers(SCRIPT, input);
         assert_eq!(answers.lines().count(), expected.len());
         for ((answer, hash), value) in answers.lines().zip(&expected).zip(&values) {
             assert_eq!(answer, hash, "{value}");

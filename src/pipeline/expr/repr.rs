@@ -75,9 +75,8 @@ fn write_text(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
     use super::super::{Context, Expression};
+    use crate::python;
     use crate::reading::Reading;
 
     #[test]
@@ -110,14 +109,8 @@ mod tests {
             "{}",
             "{'a': 1, 2: (3,)}",
         ];
-        let script = "import sys\nfor text in sys.argv[1:]: print(repr(eval(text)))";
-        let python = Command::new("python3")
-            .args(["-X", "utf8", "-c", script])
-            .args(texts)
-            .output()
-            .expect("python3 runs; install it with: apt-get install python3");
-        assert!(python.status.success(), "{}", String::from_utf8_lossy(&python.stderr));
-        let theirs = String::from_utf8(python.stdout).unwrap();
+        let theirs =
+            python::answers("import sys\nfor line in sys.stdin: print(repr(eval(line)))", texts.join("\n"));
         let reading = Reading { sensor_name: "x", timestamp: 0.0, value: 0.0, unit: "", metadata: "{}" };
         let ours = texts.map(|text| {
             let expression = Expression::compile(text).unwrap();

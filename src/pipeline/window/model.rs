@@ -3,14 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 
 use super::series::LATE_RUN_MAX;
 use super::tests::{T, reading, window};
 use super::*;
+use crate::python;
 
 /// A result: window, sensor, start and end in microseconds, count, and what can be computed exactly of whole numbers.
 type Row = (String, String, i64, i64, u64, [f64; 6]);
@@ -265,18 +264,7 @@ fn the_numbers_of_a_span_are_those_of_python() {
         span.iter().for_each(|(time, value)| write!(input, "{time},{value:?} ").unwrap());
         input.push('\n');
     }
-    let mut python = Command::new("python3")
-        .args(["-c", PYTHON])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("python3 runs; install it with: apt-get install python3");
-    let mut stdin = python.stdin.take().unwrap();
-    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
-    let output = python.wait_with_output().unwrap();
-    writer.join().unwrap().unwrap();
-    assert!(output.status.success());
-    let text = String::from_utf8(output.stdout).unwrap();
+    let text = python::answers(PYTHON, input);
     assert_eq!(text.lines().count(), spans.len());
     for (span, line) in spans.iter().zip(text.lines()) {
         let expected: Vec<f64> = line.split(' ').map(|number| number.parse().unwrap()).collect();

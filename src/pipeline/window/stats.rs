@@ -134,10 +134,9 @@ pub(super) const VALUE_MAX: f64 = 1e140;
 #[cfg(test)]
 mod tests {
     use std::fmt::Write as _;
-    use std::io::Write as _;
-    use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::python;
 
     fn of(values: &[f64]) -> Stats {
         let mut stats = Stats::EMPTY;
@@ -177,18 +176,7 @@ for line in sys.stdin:
             case.iter().for_each(|value| write!(input, "{value:?} ").unwrap());
             input.push('\n');
         }
-        let mut python = Command::new("python3")
-            .args(["-c", SCRIPT])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python3 runs; install it with: apt-get install python3");
-        let mut stdin = python.stdin.take().unwrap();
-        let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
-        let output = python.wait_with_output().unwrap();
-        writer.join().unwrap().unwrap();
-        assert!(output.status.success());
-        let text = String::from_utf8(output.stdout).unwrap();
+        let text = python::answers(SCRIPT, input);
         let rows = text.lines().map(|line| {
             let numbers: Vec<f64> = line.split(' ').map(|number| number.parse().unwrap()).collect();
             [numbers[0], numbers[1], numbers[2]]
