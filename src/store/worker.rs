@@ -1,229 +1,55 @@
 //! The store thread: works off commands in groups, one commit for each group.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use tokio::sync::mpsc::error::TryRecvError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
+use crate::clock::Clocks;
 use crate::clock::mark::Correction;
-use crate::clock::{Clocks, OfMachine};
 use crate::lifecycle::hang;
 use crate::lifecycle::watchdog::Progress;
-use crate::privacy::audit;
 
-use super::alive::Alive;
 use super::block::{self, Codec};
-use super::boot::{self, Boot};
-use super::budget::{self, Allowance};
+use super::boot::Boot;
+use super::budget::Allowance;
 use super::gap::{self, Reason};
 use super::measure::Measure;
-use super::messages;
-use super::open::{self, Opened};
+use super::open::{empty_log, end_use};
 use super::provisional::Spans;
-use super::quarantine::Gone;
 use super::queue::Queue;
 use super::refused::Refused;
-use super::{
-    AuditEntry, BatchKey, ClockNews, Command, Counters, DATABASE_FILE, Digest, Error, FrozenBatch, Lane,
-    Outcome, Pending, Settings, Staged, Store, Want, imported, quarantine, schema,
-};
+use super::{ClockNews, Command, Counters, Error, FrozenBatch, Lane, Pending, Settings, imported, schema};
 
 mod apply;
 mod files;
+mod group;
 mod hold;
 mod outlast;
 mod report;
 mod restamp;
 mod room;
+mod start;
 mod thin;
 mod trail;
 mod trim;
 
 use files::Files;
+use group::{Attempted, Group, Mark};
 pub use hold::Hold;
-use outlast::{Carried, Outage};
+use outlast::Outage;
 pub use report::GAP_RULE;
 use report::Reporter;
+pub(super) use start::next_sequences;
+pub use start::{open, open_watched, open_with};
 use trail::Trail;
 
 /// Commands that wait for the thread; more make the callers wait.
 const COMMANDS_MAX: usize = 64;
-/// SQLite and zstd need little; the default of 2 MiB would count against the memory plan.
-const STACK_BYTES: usize = 512 * 1024;
-
-/// Opens the database, salvaged when it is damaged, and starts its thread. The second value resolves when
-/// the thread has ended: with an error when the store failed, without one when every [`Store`] was dropped
-/// and everything they had sent is committed.
-///
-/// # Errors
-///
-/// The database cannot be opened; nothing was lost by it. [`Error::is_transient`] tells whether it may be
-/// later.
-pub fn open(
-    settings: Settings,
-    progress: Arc<Progress>,
-) -> Result<(Store, oneshot::Receiver<Result<(), Error>>), Error> {
-    open_with(settings, progress, Arc::new(OfMachine))
-}
-
-/// [`open`] with clocks that the caller chose.
-///
-/// # Errors
-///
-/// As [`open`].
-pub fn open_with(
-    settings: Settings,
-    progress: Arc<Progress>,
-    clocks: Arc<dyn Clocks>,
-) -> Result<(Store, oneshot::Receiver<Result<(), Error>>), Error> {
-    open_watched(settings, progress, clocks, &Alive::silent())
-}
-
-/// [`open_with`] for who waits for it: `alive` hears of the progress of a check or a salvage.
-///
-/// # Errors
-///
-/// As [`open`].
-pub fn open_watched(
-    settings: Settings,
-    progress: Arc<Progress>,
-    clocks: Arc<dyn Clocks>,
-    alive: &Alive,
-) -> Result<(Store, oneshot::Receiver<Result<(), Error>>), Error> {
-    let parts = (settings, progress, clocks);
-    let (worker, recalled) = match assemble(parts.clone(), alive) {
-        // After a stop in order only the queue is looked at before; everything else is read for the first
-        // time here.
-        Err(error) if error.is_damage() => {
-            let state_dir = &parts.0.state_dir;
-            quarantine::mark(state_dir, &Chain(&error).to_string()).map_err(|source| Error::Io {
-                what: "cannot note the damage in",
-                path: state_dir.clone(),
-                source,
-            })?;
-            assemble(parts, alive)?
-        }
-        assembled => assembled?,
-    };
-    let (id, reports) = (worker.store_id.clone(), worker.reports.clone());
-    let (counters, pending) = (worker.counters.clone(), worker.pending.subscribe());
-    let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-    let end = spawn(worker, receiver)?;
-    let Recalled { clock_offset, facts, messages } = recalled;
-    Ok((Store { commands, pending, counters, id, clock_offset, recalled: facts, messages, reports }, end))
-}
-
-type Assembled = (Worker, Recalled);
-
-/// What the database knew when it was opened.
-struct Recalled {
-    clock_offset: Option<f64>,
-    facts: Arc<BTreeMap<String, String>>,
-    messages: Arc<[u8]>,
-}
-
-/// Opens the database and reads what the thread keeps in memory, and what others will ask for.
-fn assemble(
-    (settings, progress, clocks): (Settings, Arc<Progress>, Arc<dyn Clocks>),
-    alive: &Alive,
-) -> Result<Assembled, Error> {
-    let Opened { db, store_id, salvage } = open::database(&settings, alive)?;
-    // One commit for what each of them notes of this start.
-    let failed = |source| Error::Sqlite { what: "cannot note the start", source };
-    db.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
-    let next = next_sequences(&db)?;
-    let queue = Queue::load(&db, next)?;
-    let boot = Boot::enter(&db, &clocks.boot_id())?;
-    let spans = Spans::enter(&db, boot.number, next)?;
-    db.execute_batch("COMMIT").map_err(failed)?;
-    let corrections = boot::corrections(&db)?;
-    let clock_offset = corrections.get(&boot.number).map(|correction| correction.offset);
-    let facts = Arc::new(read_facts(&db)?);
-    let messages = messages::recall(&db)?.into();
-    let trail = Trail::new(last_audit_hash(&db)?);
-    let counters = Arc::new(Counters::default());
-    counters.set_salvage(salvage);
-    let allowance = budget::allowance(settings.size_bytes_max, &settings.budget, 0, None);
-    let mut worker = Worker {
-        page_bytes: room::page_bytes(&db)?,
-        db,
-        files: Files::of(&settings.state_dir.join(DATABASE_FILE)),
-        codec: Codec::new()?,
-        hold: Hold::default(),
-        queue,
-        boot,
-        trail,
-        changes: 0,
-        lowest_pending: [(0, 0.0); Lane::ALL.len()],
-        store_id: store_id.into(),
-        settings,
-        counters,
-        pending: watch::Sender::new(Pending::default()),
-        progress,
-        outage: Outage::default(),
-        clocks,
-        refused: Refused::default(),
-        reporter: Reporter::unknown(),
-        reports: Arc::new(AtomicBool::new(false)),
-        spans,
-        corrections,
-        clock: None,
-        made: 0,
-        used: 0,
-        allowance,
-        looked_around_at: None,
-        measure: Measure::new(0.0),
-        thins: false,
-        shrinks: false,
-        batches_before_logs: 0,
-    };
-    worker.counters.dead_letters.store(count_dead_letters(&worker.db)?, Relaxed);
-    worker.publish()?;
-    worker.begin_measuring()?;
-    Ok((worker, Recalled { clock_offset, facts, messages }))
-}
-
-fn spawn(
-    worker: Worker,
-    commands: mpsc::Receiver<Command>,
-) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
-    let state_dir = worker.settings.state_dir.clone();
-    let path = state_dir.join(DATABASE_FILE);
-    let (ended, end) = oneshot::channel();
-    thread::Builder::new()
-        .name("store".to_owned())
-        .stack_size(STACK_BYTES)
-        .spawn(move || {
-            let result = worker.run(commands);
-            note_damage(&state_dir, &result);
-            // Nobody listens any more only when the process is ending anyway.
-            ended.send(result).ok();
-        })
-        .map_err(|source| Error::Io { what: "cannot start the thread for", path, source })?;
-    Ok(end)
-}
-
-/// What was damaged where SQLite's check does not look is known to the next start all the same, which salvages.
-fn note_damage(state_dir: &Path, result: &Result<(), Error>) {
-    let Err(error) = result else { return };
-    let noted = match error {
-        Error::Gone { store_id, detail } => {
-            let gone = Gone { store_id: store_id.clone(), reason: (*detail).to_owned() };
-            quarantine::mark_gone(state_dir, &gone)
-        }
-        error if error.is_damage() => quarantine::mark(state_dir, &Chain(error).to_string()),
-        _ => Ok(()),
-    };
-    if let Err(failure) = noted {
-        tracing::error!(%failure, "the damage could not be noted for the next start");
-    }
-}
 
 struct Worker {
     db: Connection,
@@ -272,85 +98,11 @@ struct Worker {
     batches_before_logs: u32,
 }
 
-/// What shares one commit.
-#[derive(Default)]
-struct Group {
-    staged: Staged,
-    settled: Vec<(BatchKey, Outcome)>,
-    audits: Vec<AuditEntry>,
-    facts: Vec<(&'static str, String)>,
-    wanted: Option<(Box<Want>, oneshot::Sender<Option<FrozenBatch>>)>,
-    pings: Vec<oneshot::Sender<()>>,
-    asked: Vec<(Vec<Digest>, oneshot::Sender<Vec<bool>>)>,
-    attempted: Option<Attempted>,
-    hold: Option<Hold>,
-    sheds: bool,
-}
-
-/// The commit of a group that was tried.
-struct Attempted {
-    /// What it leads to, which differs from what was before.
-    mark: Mark,
-    /// It takes along what was refused.
-    notes_refused: bool,
-}
-
-/// How far the database is: equal after a failed commit when that is in it all the same.
-#[derive(Debug, PartialEq)]
-struct Mark {
-    next_sequences: [u64; Lane::ALL.len()],
-    audit_hash: String,
-}
-
-impl Group {
-    fn add(&mut self, command: Command) {
-        match command {
-            Command::Append(staged) => self.staged.absorb(*staged),
-            Command::Settle(key, outcome) => self.settled.push((key, outcome)),
-            Command::Audit(entry) => self.audits.push(entry),
-            Command::Remember(key, value) => self.facts.push((key, value)),
-            Command::NextBatch(want, reply) => self.wanted = Some((want, reply)),
-            Command::Ping(reply) => self.pings.push(reply),
-            Command::Imported(digests, reply) => self.asked.push((digests, reply)),
-            Command::Hold(hold) => self.hold = Some(hold),
-            Command::Shed => self.sheds = true,
-        }
-    }
-
-    /// A second request for a batch must see the first one's, and no block may grow without bound.
-    fn is_full(&self, hold: Hold) -> bool {
-        self.wanted.is_some() || self.staged.size_bytes() >= hold.group_bytes_max
-    }
-
-    /// Whether it must be durable before anybody is answered. Outcomes and facts alone may wait for the next
-    /// commit: losing an outcome repeats a request under its old id.
-    fn needs_commit(&self) -> bool {
-        self.staged.items() > 0
-            || !self.staged.imported.is_empty()
-            || !self.audits.is_empty()
-            || self.wanted.is_some()
-    }
-
-    /// Leaves of it what has to be answered.
-    fn forget_stored(&mut self) {
-        self.staged.forget_items();
-        self.settled.clear();
-        self.audits.clear();
-        self.facts.clear();
-    }
-
-    /// What may wait for the next commit.
-    fn uncommitted(&mut self) -> impl Iterator<Item = Carried> {
-        let settled = self.settled.drain(..).map(|(key, outcome)| Carried::Outcome(key, outcome));
-        settled.chain(self.facts.drain(..).map(|(key, value)| Carried::Fact(key, value)))
-    }
-}
-
 impl Worker {
     fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), Error> {
         // What a killed agent left may be cached and not on the disk, see `schema::reopen`. A reader in the
         // log is no reason to wait: that danger needs a sync that failed, an end and a power cut after it.
-        if self.outlast(&commands, |worker| open::empty_log(&worker.db))?.is_none() {
+        if self.outlast(&commands, |worker| empty_log(&worker.db))?.is_none() {
             report_lost(0, commands);
             return Ok(());
         }
@@ -383,7 +135,7 @@ impl Worker {
             worker.begin()?;
             worker.note_filtered(true)?;
             worker.boot.note_last(&worker.db, worker.clocks.since_boot())?;
-            open::end_use(&worker.db)?;
+            end_use(&worker.db)?;
             worker.commit()?;
             schema::close_tidily(&worker.db)
         })?;
@@ -578,37 +330,6 @@ impl Worker {
     }
 }
 
-pub(super) fn next_sequences(db: &Connection) -> Result<[u64; 7], Error> {
-    let mut next = [1; 7];
-    for lane in Lane::ALL {
-        let remembered: Option<i64> = db
-            .query_row("SELECT next_sequence FROM lane WHERE lane = ?1", [lane as i64], |row| row.get(0))
-            .optional()
-            .map_err(|source| Error::Sqlite { what: "cannot read sequence numbers", source })?;
-        next[lane.index()] = block::end(db, lane)?.max(remembered.unwrap_or(1).unsigned_abs());
-    }
-    Ok(next)
-}
-
-fn read_facts(db: &Connection) -> Result<BTreeMap<String, String>, Error> {
-    db.prepare("SELECT key, value FROM meta")
-        .and_then(|mut select| select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
-        .map_err(|source| Error::Sqlite { what: "cannot read what was remembered", source })
-}
-
-fn count_dead_letters(db: &Connection) -> Result<u64, Error> {
-    db.query_row("SELECT count(*) FROM dead_letter", [], |row| row.get::<_, i64>(0))
-        .map(i64::unsigned_abs)
-        .map_err(|source| Error::Sqlite { what: "cannot count what was set aside", source })
-}
-
-fn last_audit_hash(db: &Connection) -> Result<String, Error> {
-    db.query_row("SELECT record_hash FROM privacy_audit ORDER BY id DESC LIMIT 1", [], |row| row.get(0))
-        .optional()
-        .map(|hash| hash.unwrap_or_else(|| audit::GENESIS.to_owned()))
-        .map_err(|source| Error::Sqlite { what: "cannot read the audit chain", source })
-}
-
 /// Says what the end of the agent leaves behind: the group that could not be stored, and what waited.
 fn report_lost(mut items: u64, mut commands: mpsc::Receiver<Command>) {
     while let Ok(command) = commands.try_recv() {
@@ -624,19 +345,4 @@ fn report_lost(mut items: u64, mut commands: mpsc::Receiver<Command>) {
         items,
         "stopped while the disk took nothing: these were not acknowledged, and are lost unless their source sends them again"
     );
-}
-
-/// An error with its causes, on one line.
-struct Chain<'a>(&'a Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = std::error::Error::source(self.0);
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
+use super::start::{Chain, count_dead_letters, last_audit_hash, next_sequences};
 use super::trim::{GiveUp, RETENTION_BLOCKS_MAX};
-use super::{Chain, Files, Reporter, Worker, count_dead_letters, last_audit_hash, next_sequences};
+use super::{Files, Reporter, Worker};
 use crate::clock;
 use crate::store::queue::Queue;
 use crate::store::trouble::{self, Disk, Trouble};
