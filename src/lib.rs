@@ -70,7 +70,8 @@
 //! | one reading | name 256, unit 32, metadata 4,096 bytes | it is refused and counted |
 //! | one expression | 4,096 bytes, 1,024 nodes, 50,000 steps | it is refused, or counts as an error |
 //! | windows | 20,480 pairs of window and sensor, 77,824 panes | further sensors are left out and counted |
-//! | what windows are rebuilt from | 1,000,000 readings, 256 MiB, 5 s | the newest; after the time they begin anew |
+//! | what windows and rules are rebuilt from | 1,000,000 readings, 256 MiB, 5 s, of which rules have 2.5 | the newest; after the time they begin anew |
+//! | what rules look back for besides, for the last of a sensor | an hour or what they ask for, 250,000 readings | the newest |
 //! | what rules remember of sensors | 2 MiB | the sensor heard longest ago is forgotten, and counted |
 //! | actions | 16; 256 events for each and 512 KiB for all | the event goes without its action, which is counted |
 //! | one action | `timeout_seconds`, 5 attempts; 2 s once the agent stops | it is ended, with all it started |

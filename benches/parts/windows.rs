@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use pyvorin_edge::pipeline::encode;
-use pyvorin_edge::pipeline::rebuild::{Clock, Past, rebuild};
+use pyvorin_edge::pipeline::rebuild::{Clock, Kept, Past, rebuild};
+use pyvorin_edge::pipeline::rule::Rules;
 use pyvorin_edge::pipeline::window::{Aggregation, Kind, Settings, Windows};
 use pyvorin_edge::privacy::{self, HashKey};
 use pyvorin_edge::reading::Reading;
@@ -57,13 +58,13 @@ pub fn resume(criterion: &mut Criterion) {
             bencher.iter_custom(|times| {
                 let mut took = Duration::ZERO;
                 for _ in 0..times {
-                    let windows = Windows::new(&settings);
+                    let kept = Kept { windows: Windows::new(&settings), rules: Rules::default() };
                     let clock = Clock { boot: String::new(), offset: NOW };
                     let began = Instant::now();
-                    let (windows, readings) = runtime.block_on(rebuild(past(folder.path()), windows, clock));
+                    let (kept, readings) = runtime.block_on(rebuild(past(folder.path()), kept, clock));
                     took += began.elapsed();
                     assert_eq!(readings, 600 * names.len() as u64);
-                    drop(windows);
+                    drop(kept);
                 }
                 took
             });

@@ -24,6 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 pub use self::counters::{Counters, WindowsShown};
 use self::gather::Gather;
+use self::rebuild::Kept;
 pub use self::rebuild::Past;
 pub use self::stages::{Plan, Stages};
 pub use self::timekeeper::Standing;
@@ -47,7 +48,7 @@ pub struct Wiring {
     /// After a reload.
     pub plans: mpsc::Receiver<Plan>,
     pub store: Store,
-    /// What windows that were open at the end of the run before are rebuilt from.
+    /// What windows that were open at the end of the run before, and what rules remember, are rebuilt from.
     pub past: Past,
     pub counters: Arc<Counters>,
     pub progress: Arc<Progress>,
@@ -83,7 +84,7 @@ pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
     // The store delivers nothing provisional before it knows how the clock stands.
     keeper.look(false, &mut stages, &mut staged, &counters);
     store.append(std::mem::take(&mut staged)).await?;
-    resume_windows(&mut stages, past, &keeper.standing(), &counters).await;
+    resume(&mut stages, past, &keeper.standing(), &counters).await;
     let mut gather = Gather::new(commit_interval, commit_interval_max, staged_bytes_max);
     // Reset only when it has fired: setting a timer for every arrival would cost more than the
     // readings do.
@@ -154,14 +155,16 @@ pub async fn run(mut stages: Stages, wiring: Wiring) -> Result<(), Closed> {
 }
 
 /// Sources wait meanwhile, for 5 seconds at most.
-async fn resume_windows(stages: &mut Stages, past: Past, standing: &Standing<'_>, counters: &Counters) {
+async fn resume(stages: &mut Stages, past: Past, standing: &Standing<'_>, counters: &Counters) {
     let clock = rebuild::Clock { boot: standing.boot.to_owned(), offset: standing.offset };
     let windows = std::mem::replace(&mut stages.windows, Windows::new(&[]));
-    let (mut windows, readings) = rebuild::rebuild(past, windows, clock).await;
-    windows.resume(standing.now);
+    let kept = Kept { windows, rules: std::mem::take(&mut stages.rules) };
+    let (mut kept, readings) = rebuild::rebuild(past, kept, clock).await;
+    kept.windows.resume(standing.now);
+    kept.rules.resume(clock::boot_seconds());
     counters.windows_rebuilt_readings.store(readings, Relaxed);
-    counters.show_windows(&windows);
-    stages.windows = windows;
+    counters.show_windows(&kept.windows);
+    (stages.windows, stages.rules) = (kept.windows, kept.rules);
 }
 
 fn take_in(

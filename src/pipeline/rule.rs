@@ -3,12 +3,14 @@
 
 mod composite;
 mod cooldown;
+pub mod recall;
 mod settings;
 mod state;
 mod trouble;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 pub use settings::{Composite, GroupBy, Settings, cycles};
 
@@ -36,6 +38,8 @@ pub struct Rules {
     /// Whether any rule waits for silence, or judges windows.
     has_silent: bool,
     has_windows: bool,
+    /// When this run began to listen, in seconds on the boot clock; what was heard before is from an earlier one.
+    listens_since: f64,
 }
 
 /// One rule, ready to judge.
@@ -50,6 +54,8 @@ pub struct Rule {
     /// Its place in what is remembered of a sensor; none when it needs no memory.
     slot: Option<usize>,
     uses_previous: bool,
+    /// Its troubles are neither counted nor told: what it judges was judged before.
+    is_muted: bool,
 }
 
 /// What a rule has done since the agent started; reloads do not reset it.
@@ -133,6 +139,10 @@ impl Rules {
         if !problems.is_empty() {
             return Err(Refused { problems });
         }
+        Ok(Self::of(rules, settings))
+    }
+
+    fn of(mut rules: Vec<Rule>, settings: &[Settings]) -> Self {
         let mut slots = 0;
         for rule in &mut rules {
             let settings = &rule.settings;
@@ -153,10 +163,11 @@ impl Rules {
             readings_have_state: rules.iter().any(|rule| rule.slot.is_some() && rule.is_of_readings()),
             has_silent: rules.iter().any(|rule| rule.settings.silent.is_some()),
             has_windows: rules.iter().any(|rule| rule.settings.window.is_some()),
+            listens_since: 0.0,
             rules,
         };
         all.share(STATE_BYTES_MAX);
-        Ok(all)
+        all
     }
 
     /// With the fires of so many pairs of rule and sensor remembered at most, and so many bytes of what rules
@@ -185,6 +196,7 @@ impl Rules {
     pub fn carry_over(&mut self, old: Self) {
         let Self { rules: old_rules, cooldowns: old_cooldowns, states: old_states, .. } = old;
         let (old_composites, state_bytes_max) = (old.composites, old.state_bytes_max);
+        self.listens_since = old.listens_since;
         let unchanged: Vec<Option<usize>> = old_rules
             .iter()
             .map(|old| self.rules.iter().position(|rule| rule.settings == old.settings))
@@ -268,7 +280,9 @@ impl Rules {
         if !self.has_silent {
             return;
         }
-        let Self { rules, cooldowns, states, composites, .. } = self;
+        let Self { rules, cooldowns, states, composites, listens_since, .. } = self;
+        // Whoever sends still has to find the agent after a start.
+        let listened = since_boot - *listens_since;
         for (name, sensor) in states.iter_mut() {
             let Some(heard) = &sensor.heard else { continue };
             let (seconds, leaves) = (since_boot - heard.at, heard.leaves);
@@ -282,7 +296,9 @@ impl Rules {
             };
             for (index, rule) in rules.iter().enumerate() {
                 let Some(slot) = rule.slot.and_then(|slot| sensor.slots.get_mut(slot)) else { continue };
-                let is_over = rule.settings.silent.is_some_and(|silent| seconds >= silent.as_secs_f64());
+                let is_over = rule.settings.silent.is_some_and(|silent| {
+                    seconds >= silent.as_secs_f64() && listened >= silent.min(LISTENS_MIN).as_secs_f64()
+                });
                 if !is_over || slot.silence == Silence::Unasked {
                     continue;
                 }
@@ -354,6 +370,12 @@ impl Rules {
     }
 }
 
+impl Default for Rules {
+    fn default() -> Self {
+        Self::of(Vec::new(), &[])
+    }
+}
+
 impl Rule {
     pub fn name(&self) -> &str {
         &self.settings.name
@@ -389,7 +411,13 @@ impl Rule {
             trouble: None,
             slot: None,
             uses_previous,
+            is_muted: false,
         }
+    }
+
+    /// Whether it looks at metadata.
+    fn uses_metadata(&self) -> bool {
+        self.condition.uses_metadata() || self.clear.as_ref().is_some_and(Expression::uses_metadata)
     }
 
     fn is_of_readings(&self) -> bool {
@@ -467,6 +495,9 @@ impl Rule {
 
     /// Counts an error, and logs when errors begin and when they have ended.
     fn note(&mut self, verdict: &Result<bool, EvalError>) {
+        if self.is_muted {
+            return;
+        }
         if let Err(error) = verdict {
             self.counters.evaluation_errors.fetch_add(1, Relaxed);
             let now = clock::since_boot();
@@ -505,6 +536,8 @@ impl Refused {
 pub const COOLDOWN_ENTRIES_MAX: usize = 4096;
 /// What rules may remember of sensors, in bytes.
 pub const STATE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// How long the agent listens before it takes a sensor for silent that it heard before a restart.
+const LISTENS_MIN: Duration = Duration::from_secs(30);
 /// Rules over rules have such a part of it, where there are any.
 const COMPOSITES_SHARE: usize = 4;
 /// Timestamps of this century are floats with a step of a quarter microsecond: two that are meant to

@@ -57,13 +57,18 @@ pub struct Fields<'a> {
     #[serde(borrow)]
     pub message: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    sensor_readings: Vec<Sensor<'a>>,
+    sensor_readings: Vec<About<'a>>,
 }
 
 impl Fields<'_> {
     /// Value and unit of an event's first reading.
     pub fn first_reading(&self) -> Option<(Option<f64>, &str)> {
         self.sensor_readings.first().map(|reading| (reading.value, reading.unit.as_ref()))
+    }
+
+    /// An event's first reading.
+    pub fn about(&self) -> Option<&About<'_>> {
+        self.sensor_readings.first()
     }
 
     /// The sensor of a reading, or of the first reading of an event; empty when there is none.
@@ -73,14 +78,18 @@ impl Fields<'_> {
     }
 }
 
+/// A reading in an event.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct Sensor<'a> {
+pub struct About<'a> {
     #[serde(borrow)]
-    sensor_name: Cow<'a, str>,
-    value: Option<f64>,
+    pub sensor_name: Cow<'a, str>,
+    pub timestamp: f64,
+    pub value: Option<f64>,
     #[serde(borrow)]
-    unit: Cow<'a, str>,
+    pub unit: Cow<'a, str>,
+    #[serde(borrow)]
+    pub metadata: Option<&'a RawValue>,
 }
 
 /// What could not be read.

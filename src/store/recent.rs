@@ -23,36 +23,47 @@ pub struct Reach {
     pub bytes_max: u64,
 }
 
-/// Which commit an item came with: one after the other, not all of them.
+/// Which commit an item came with: one after the other, not all of them. In milliseconds of the database's age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Commit(i64);
+
+impl Commit {
+    /// When it was, on the same clock as [`Found::end`].
+    pub fn seconds(self) -> f64 {
+        self.0 as f64 / 1e3
+    }
+}
 
 /// What there was.
 #[derive(Debug, Default)]
 pub struct Found {
     pub items: u64,
-    /// Nothing within the time was left out for its number or size.
-    pub is_whole: bool,
+    /// Of each reach, whether nothing within its time was left out for its number or size.
+    pub is_whole: Vec<bool>,
     pub unreadable: Unreadable,
+    /// When the run before ended, as far as that is known: seconds of running time since the database was made.
+    pub end: f64,
 }
 
-/// Gives the readings and events that were committed last to `take`, oldest first, until it returns false: those of
-/// normal urgency, delivered or not, and those that stay on the device. Of a reading that is stored twice, as it may
-/// leave and as it stays, only the latter.
+/// Gives the readings and events that were committed last, as far back as the furthest of `reaches`, to `take`, oldest
+/// first, until it returns false: delivered or not, and those that stay on the device. Events of higher urgency come
+/// first within their commit, then what stays. Of a reading that is stored twice, as it may leave and as it stays, only
+/// the latter.
 ///
 /// # Errors
 ///
 /// The database cannot be read.
 pub fn recent(
     path: &Path,
-    reach: Reach,
+    reaches: &[Reach],
     mut take: impl FnMut(&Item<'_>, Commit) -> bool,
 ) -> Result<Found, Error> {
     let db = open_read_only(path)?;
     let mut codec = Codec::new()?;
     let filter = Filter::default();
-    let (places, is_whole) = places(&db, reach).map_err(failed)?;
-    let mut found = Found { is_whole, ..Found::default() };
+    let (places, is_whole) = places(&db, reaches).map_err(failed)?;
+    let end = end(&db, places.last().map_or(0, |newest| newest.at)).map_err(failed)?;
+    let mut found = Found { is_whole, end, ..Found::default() };
     let mut twins = Twins::default();
     // A statement for each block: between two of them the store can reset its log.
     for place in &places {
@@ -117,17 +128,16 @@ struct Place {
     raw_bytes: u64,
 }
 
-/// Within one commit what stays comes first, as [`Twins`] needs it.
-const LANES: [Lane; 2] = [Lane::Local, Lane::Telemetry];
+/// Within one commit what stays comes before what leaves, as [`Twins`] needs it.
+const LANES: [Lane; 4] = [Lane::Critical, Lane::Anomaly, Lane::Local, Lane::Telemetry];
 
-/// The blocks to read, oldest first, and whether they are all.
-fn places(db: &Connection, reach: Reach) -> rusqlite::Result<(Vec<Place>, bool)> {
+/// The blocks to read, oldest first, and of each reach whether they are all of it.
+fn places(db: &Connection, reaches: &[Reach]) -> rusqlite::Result<(Vec<Place>, Vec<bool>)> {
     let boots: BTreeMap<i64, i64> = db
         .prepare("SELECT number, age_ms FROM boot")?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    let running = i64::try_from(reach.running.as_millis()).unwrap_or(i64::MAX);
-    let (mut places, mut is_whole) = (Vec::new(), true);
+    let mut places = Vec::new();
     for lane in LANES {
         let sql = format!(
             "SELECT first, count, raw_bytes, boot, boot_ms FROM {} ORDER BY first DESC",
@@ -135,8 +145,7 @@ fn places(db: &Connection, reach: Reach) -> rusqlite::Result<(Vec<Place>, bool)>
         );
         let mut select = db.prepare(&sql)?;
         let mut rows = select.query([])?;
-        let mut newest = None;
-        let mut left = reach.items_max;
+        let mut scopes: Vec<Scope> = reaches.iter().map(Scope::new).collect();
         while let Some(row) = rows.next()? {
             let began = boots.get(&row.get::<_, i64>(3)?).copied().unwrap_or(0);
             let place = Place {
@@ -146,33 +155,72 @@ fn places(db: &Connection, reach: Reach) -> rusqlite::Result<(Vec<Place>, bool)>
                 count: row.get::<_, i64>(1)?.unsigned_abs(),
                 raw_bytes: row.get::<_, i64>(2)?.unsigned_abs(),
             };
-            // Against the newest of this lane alone; that of both is known only behind.
-            if place.at < newest.get_or_insert(place.at).saturating_sub(running) {
+            // Against the newest of this lane alone; that of all is known only behind. What is one too many is kept
+            // as a sign that there was more.
+            let is_wanted = scopes.iter_mut().fold(false, |wanted, scope| {
+                let was_over = scope.is_over;
+                wanted | scope.takes(&place) | (!was_over && scope.is_short)
+            });
+            if !is_wanted {
                 break;
             }
-            if left == 0 {
-                is_whole = false;
-                break;
-            }
-            left = left.saturating_sub(place.count);
             places.push(place);
         }
     }
     places.sort_by_key(|place| place.at);
-    let from = places.last().map_or(0, |newest| newest.at.saturating_sub(running));
-    let (mut items, mut bytes) = (0_u64, 0_u64);
+    let mut scopes: Vec<Scope> = reaches.iter().map(Scope::new).collect();
     let mut kept = 0;
-    for place in places.iter().rev().take_while(|place| place.at >= from) {
-        items = items.saturating_add(place.count);
-        bytes = bytes.saturating_add(place.raw_bytes);
-        if items > reach.items_max || bytes > reach.bytes_max {
-            is_whole = false;
-            break;
-        }
-        kept += 1;
+    for scope in &mut scopes {
+        kept = kept.max(places.iter().rev().take_while(|place| scope.takes(place)).count());
     }
     places.drain(..places.len() - kept);
-    Ok((places, is_whole))
+    Ok((places, scopes.iter().map(|scope| !scope.is_short).collect()))
+}
+
+/// When the run before ended, if not before `newest`: in seconds of running time.
+fn end(db: &Connection, newest: i64) -> rusqlite::Result<f64> {
+    let noted: Option<i64> = db.query_row("SELECT max(age_ms + last_ms) FROM boot", [], |row| row.get(0))?;
+    Ok(noted.unwrap_or(0).max(newest) as f64 / 1e3)
+}
+
+/// How much of a reach is used up, from the newest on.
+struct Scope {
+    running: i64,
+    items_left: u64,
+    bytes_left: u64,
+    newest: Option<i64>,
+    is_over: bool,
+    /// It ended for number or size.
+    is_short: bool,
+}
+
+impl Scope {
+    fn new(reach: &Reach) -> Self {
+        Self {
+            running: i64::try_from(reach.running.as_millis()).unwrap_or(i64::MAX),
+            items_left: reach.items_max,
+            bytes_left: reach.bytes_max,
+            newest: None,
+            is_over: false,
+            is_short: false,
+        }
+    }
+
+    /// Whether it reaches as far as `place`; it is over once it does not.
+    fn takes(&mut self, place: &Place) -> bool {
+        let newest = *self.newest.get_or_insert(place.at);
+        if self.is_over || place.at < newest.saturating_sub(self.running) {
+            self.is_over = true;
+            return false;
+        }
+        if place.count > self.items_left || place.raw_bytes > self.bytes_left {
+            (self.is_over, self.is_short) = (true, true);
+            return false;
+        }
+        self.items_left -= place.count;
+        self.bytes_left -= place.raw_bytes;
+        true
+    }
 }
 
 /// Readings of one commit that are stored as they stay, by which their copies as they may leave are known.
@@ -193,7 +241,7 @@ impl Twins {
     /// Whether this is the other copy of an item before.
     fn knows(&mut self, item: &Item<'_>) -> bool {
         let fields = &item.fields;
-        if item.lane == Lane::Telemetry {
+        if item.lane != Lane::Local {
             return !self.of.is_empty() && self.of.contains(&digest(item));
         }
         // What stays differs from what leaves by what it has in its metadata.
@@ -250,11 +298,11 @@ mod tests {
 
     fn read(folder: &Path, reach: Reach) -> (Vec<f64>, bool) {
         let mut values = Vec::new();
-        let found = recent(&folder.join(DATABASE_FILE), reach, |item, _| {
+        let found = recent(&folder.join(DATABASE_FILE), &[reach], |item, _| {
             values.push(item.fields.value.unwrap());
             true
         });
-        (values, found.unwrap().is_whole)
+        (values, found.unwrap().is_whole[0])
     }
 
     const T: Lane = Lane::Telemetry;
@@ -276,7 +324,7 @@ mod tests {
             ],
         )
         .await;
-        assert_eq!(read(folder.path(), EVERYTHING), (vec![1.0, 2.0, 3.0, 4.0, 5.0, 4.0, 6.0], true));
+        assert_eq!(read(folder.path(), EVERYTHING), (vec![1.0, 2.0, 99.0, 3.0, 4.0, 5.0, 4.0, 6.0], true));
         // Whole blocks, the newest first.
         let few = Reach { items_max: 3, ..EVERYTHING };
         assert_eq!(read(folder.path(), few), (vec![4.0, 6.0], false));

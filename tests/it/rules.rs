@@ -178,3 +178,78 @@ async fn rules_are_tried_on_what_a_running_agent_stored_and_the_present_ones_fir
     assert_eq!(health["status"], "healthy", "{health}");
     daemon.stop().await;
 }
+
+#[tokio::test]
+async fn rules_fire_what_they_would_have_however_often_the_agent_is_killed() {
+    let parts = load(1_717_156_800.0, 24);
+    let mut runs = Vec::new();
+    for is_killed in [false, true] {
+        let door = Door::new();
+        let home = Home::new(&format!("{}{KEPT}{EAGER_STORE}", door.section()));
+        let mut daemon = home.start().await;
+        door.open(&daemon).await;
+        for (number, part) in parts.iter().enumerate() {
+            if is_killed && number % 3 == 2 {
+                daemon.signal(Signal::KILL);
+                daemon.wait_exit().await;
+                daemon = home.start().await;
+                door.open(&daemon).await;
+            }
+            assert_eq!(door.post(part).await.0, 200);
+        }
+        daemon.stop().await;
+        runs.push(events(&home));
+    }
+    for name in ["cooled", "held", "jump", "latched", "both", "wide"] {
+        assert!(runs[0].iter().filter(|(_, rule, _)| rule == name).count() > 3, "{name}: {:?}", runs[0]);
+    }
+    assert_eq!(runs[0], runs[1]);
+}
+
+#[tokio::test]
+async fn a_sensor_that_goes_silent_while_the_agent_is_away_is_told_of_once() {
+    let door = Door::new();
+    let rule = "[[rules]]\nname = 'gone'\nsilent_seconds = 1\nseverity = 'critical'\n";
+    let home = Home::new(&format!("{}{rule}{EAGER_STORE}", door.section()));
+    let silent = |sensor: &str| {
+        let items = stored::items(&home.state_dir(), &stored::LOCAL);
+        let is_of_it = |item: &&Value| {
+            item["rule_name"] == "gone" && item["sensor_readings"][0]["sensor_name"] == sensor
+        };
+        items.iter().filter(is_of_it).cloned().collect::<Vec<_>>()
+    };
+    let told = async |sensor: &str| {
+        let is_there = async || silent(sensor).first().cloned();
+        until("the silence is told", is_there).await
+    };
+    let reading = |sensor: &str| json!({"sensor_name": sensor, "value": 7}).to_string();
+    let mut daemon = home.start().await;
+    door.open(&daemon).await;
+    assert_eq!(door.post(&reading("meter")).await.0, 200);
+    daemon.signal(Signal::KILL);
+    daemon.wait_exit().await;
+    assert_eq!(silent("meter"), Vec::<Value>::new());
+
+    let started = pyvorin_edge::clock::unix_seconds();
+    let mut daemon = home.start().await;
+    let event = told("meter").await;
+    assert_eq!(event["sensor_readings"][0]["value"], 7.0);
+    // It is listened for as long anew, and the time away is no silence.
+    let seconds = event["metadata"]["silent_seconds"].as_f64().unwrap();
+    assert!(
+        event["timestamp"].as_f64().unwrap() >= started + 1.0 && (1.0..10.0).contains(&seconds),
+        "{event}"
+    );
+    daemon.signal(Signal::KILL);
+    daemon.wait_exit().await;
+
+    let daemon = home.start().await;
+    door.open(&daemon).await;
+    assert_eq!(door.post(&reading("other")).await.0, 200);
+    told("other").await;
+    assert_eq!(silent("meter").len(), 1, "{:?}", silent("meter"));
+    assert_eq!(door.post(&reading("meter")).await.0, 200);
+    let again = async || (silent("meter").len() == 2).then_some(());
+    until("its next silence is told", again).await;
+    daemon.stop().await;
+}

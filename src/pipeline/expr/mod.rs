@@ -99,6 +99,11 @@ impl Expression {
         self.tree.has_field(|field| matches!(field, Field::PreviousValue | Field::PreviousTimestamp))
     }
 
+    /// Whether it asks for `ctx.metadata`.
+    pub fn uses_metadata(&self) -> bool {
+        self.tree.has_field(|field| matches!(field, Field::Metadata))
+    }
+
     /// Whether it asks for `win`.
     pub fn uses_window(&self) -> bool {
         self.tree.has_field(|field| matches!(field, Field::Window(_)))

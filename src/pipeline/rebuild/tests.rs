@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use super::*;
 use crate::lifecycle::watchdog::Progress;
-use crate::pipeline::rule::Rules;
+use crate::pipeline::rule;
 use crate::pipeline::selection::Selection;
 use crate::pipeline::window::{Aggregation, Kind, Settings};
 use crate::pipeline::{Counters, Stages, Standing};
-use crate::privacy::{FieldPattern, SensorRule};
-use crate::reading::Batch;
-use crate::store::export::Fields;
+use crate::privacy::{Action, FieldPattern, Firewall, SensorRule};
+use crate::reading::{Batch, Reading, Severity};
+use crate::store::export::{Fields, Item};
 use crate::store::tests::settings;
 use crate::store::{DATABASE_FILE, Lane, Staged, open};
 
@@ -38,10 +38,10 @@ fn past(folder: &Path, privacy: privacy::Settings) -> Past {
     }
 }
 
-fn stages(windows: Windows, privacy: &privacy::Settings) -> Stages {
+fn stages(Kept { windows, rules }: Kept, privacy: &privacy::Settings) -> Stages {
     Stages {
         firewall: Firewall::new(privacy, HashKey::new(&[7; 32])),
-        rules: Rules::new(&[]).unwrap(),
+        rules,
         windows,
         selection: Selection::new(&[]),
         doors: Default::default(),
@@ -57,22 +57,68 @@ fn standing(now: f64) -> Standing<'static> {
     Standing { boot: BOOT, offset: T - 1000.0, now, is_synchronised: true }
 }
 
-/// Counts of all results that are stored, by window, sensor and end; of one that is there twice the test fails.
-fn results(folder: &Path) -> BTreeMap<(String, String, i64), u64> {
+/// Counts of all results that are stored, by window, sensor and end, and 1 for each event, by rule, sensor and time; of
+/// one that is there twice the test fails.
+fn derived(folder: &Path) -> BTreeMap<(String, String, i64), u64> {
     let everything = Reach { running: Duration::from_secs(1 << 30), items_max: 1 << 30, bytes_max: 1 << 40 };
-    let mut results = BTreeMap::new();
-    recent(&folder.join(DATABASE_FILE), everything, |item, _| {
+    let mut derived = BTreeMap::new();
+    recent(&folder.join(DATABASE_FILE), &[everything], |item, _| {
         let metadata: serde_json::Value = serde_json::from_str(item.fields.metadata.unwrap().get()).unwrap();
-        if let Some(window) = metadata["window"].as_str() {
-            let end = item.fields.timestamp as i64;
-            let key = (window.to_owned(), item.fields.sensor().to_owned(), end);
-            let count = metadata["count"].as_u64().unwrap();
-            assert_eq!(results.insert(key.clone(), count), None, "{key:?} was emitted twice");
-        }
+        let sensor = item.fields.sensor().to_owned();
+        let time = (item.fields.timestamp * 1000.0).round() as i64;
+        let (key, count) = if let Some(window) = metadata["window"].as_str() {
+            ((window.to_owned(), sensor, time), metadata["count"].as_u64().unwrap())
+        } else if let Some(rule) = &item.fields.rule_name {
+            ((rule.to_string(), sensor, time), 1)
+        } else {
+            return true;
+        };
+        assert_eq!(derived.insert(key.clone(), count), None, "{key:?} is there twice");
         true
     })
     .unwrap();
-    results
+    derived
+}
+
+/// A rule of each kind that remembers something of readings, results or other rules.
+fn all_rules() -> Vec<rule::Settings> {
+    let rule = |name: &str, expr: &str| rule::Settings {
+        name: name.to_owned(),
+        condition_expr: expr.to_owned(),
+        ..rule::Settings::default()
+    };
+    let seconds = Duration::from_secs;
+    let composite = rule::Composite {
+        all_of: vec!["held".to_owned(), "latched".to_owned()],
+        none_of: vec!["jump".to_owned()],
+        within: seconds(8),
+        group_by: rule::GroupBy::Sensor,
+        ..rule::Composite::default()
+    };
+    vec![
+        rule::Settings {
+            cooldown: seconds(15),
+            severity: Severity::Critical,
+            ..rule("cooled", "ctx.value > 0.5")
+        },
+        rule::Settings { hold: seconds(5), cooldown: seconds(3), ..rule("held", "ctx.value > 0.3") },
+        rule("jump", "prev.value is not None and ctx.value - prev.value > 0.6"),
+        rule::Settings {
+            clear_expr: Some("ctx.value < 0.3".to_owned()),
+            severity: Severity::Warning,
+            ..rule("latched", "ctx.value > 0.6")
+        },
+        rule::Settings { composite: Some(composite), cooldown: seconds(4), ..rule("both", "True") },
+        rule::Settings {
+            window: Some("rolling".to_owned()),
+            hold: seconds(10),
+            ..rule("wide", "win.max > 0.7 and (prev.value is None or prev.value > 0.3)")
+        },
+        rule::Settings {
+            hold: seconds(3),
+            ..rule("gps", "ctx.metadata.get('gps', 0) == 1 and ctx.value > 0.2")
+        },
+    ]
 }
 
 /// Takes in what `random` says for 200 s, a commit each second, and is killed at the seconds `kills`.
@@ -92,8 +138,9 @@ async fn live(
         local_only: vec![FieldPattern("gps".to_owned())],
         ..privacy::Settings::default()
     };
+    let kept = || Kept { windows: Windows::new(&windows), rules: Rules::new(&all_rules()).unwrap() };
     let counters = Counters::default();
-    let mut running = stages(Windows::new(&windows), &privacy);
+    let mut running = stages(kept(), &privacy);
     running.windows.resume(T);
     let (mut store, mut end) = open(settings(folder, 1 << 30), Arc::new(Progress::default())).unwrap();
     for second in 0..200 {
@@ -104,26 +151,32 @@ async fn live(
             (store, end) = open(settings(folder, 1 << 30), Arc::new(Progress::default())).unwrap();
             let clock = Clock { boot: BOOT.to_owned(), offset: T - 1000.0 };
             let past = past(folder, privacy.clone());
-            let (mut windows, _) = rebuild(past, Windows::new(&windows), clock).await;
-            windows.resume(now);
-            running = stages(windows, &privacy);
+            let (mut kept, _) = rebuild(past, kept(), clock).await;
+            kept.windows.resume(now);
+            running = stages(kept, &privacy);
         }
         let mut staged = Staged::default();
         running.tick(&standing(now), &mut staged, &counters);
         let mut batch = Batch::default();
-        for _ in 0..random.u32(..5) {
+        for number in 0..random.u32(..5) {
             let sensor_name = ["s0", "s1", "s2", "x"][random.usize(..4)];
             // The last ones go silent, so that the wall clock has to end their spans.
             if second > 100 && random.bool() || second > 150 {
                 continue;
             }
-            let timestamp = now - f64::from(random.u32(..4));
-            let metadata = ["{}", r#"{"gps":1}"#][random.usize(..2)];
+            // Late ones too, but never two with the same time: an event is known by that.
+            let apart = f64::from(number) / 10.0 + f64::from(second % 7) / 100.0;
+            let timestamp = now - f64::from(random.u32(..4)) + apart;
+            // How readings that are stored twice lie among those that are not only their times tell, and some are late.
+            let is_stored_twice = ["s2", "x"].contains(&sensor_name);
+            let metadata = if is_stored_twice { r#"{"gps":1}"# } else { "{}" };
             batch.push(Reading { sensor_name, timestamp, value: random.f64(), unit: "C", metadata });
         }
         running.take_in(&batch, &standing(now), &mut staged, &counters);
         store.append(staged).await.unwrap();
         store.ping().await.unwrap();
+        // Two commits within a millisecond of the store's clock would count as one.
+        std::thread::sleep(Duration::from_millis(2));
     }
     // Whatever is still open ends.
     let mut staged = Staged::default();
@@ -131,32 +184,44 @@ async fn live(
     store.append(staged).await.unwrap();
     drop(store);
     end.await.unwrap().unwrap();
-    results(folder)
+    derived(folder)
 }
 
 #[tokio::test]
-async fn results_are_the_same_however_often_the_agent_is_killed() {
+async fn results_and_events_are_the_same_however_often_the_agent_is_killed() {
     for seed in 0..4 {
         let random = fastrand::Rng::with_seed(seed);
         let undisturbed = live(tempfile::tempdir().unwrap().path(), random.clone(), &[]).await;
         assert!(undisturbed.len() > 100 && undisturbed.keys().any(|(_, sensor, _)| sensor == "*"));
+        for rule in all_rules() {
+            let events = undisturbed.keys().filter(|(name, ..)| *name == rule.name).count();
+            assert!(events > 2, "{}: {events}", rule.name);
+        }
         let mut moments = fastrand::Rng::with_seed(seed + 100);
         let kills: Vec<u32> = (0..12).map(|_| moments.u32(1..200)).collect();
         let killed = live(tempfile::tempdir().unwrap().path(), random, &kills).await;
-        assert_eq!(killed, undisturbed, "seed {seed}, killed at {kills:?}");
+        let (mut missed, mut more) = (undisturbed.clone(), killed);
+        missed.retain(|key, count| more.get(key) != Some(count));
+        more.retain(|key, count| undisturbed.get(key) != Some(count));
+        assert!(
+            missed.is_empty() && more.is_empty(),
+            "seed {seed}, killed at {kills:?}: {missed:?}, {more:?}"
+        );
     }
 }
 
 /// What a rebuilt window over each sensor and one over all hold of these items: sensor and count.
 fn rebuilt(privacy: privacy::Settings, items: &[String]) -> Vec<(String, u64)> {
-    let mut windows = Windows::new(&[window("w", Some("*"), 60, 60), window("all", None, 60, 60)]);
+    let windows = Windows::new(&[window("w", Some("*"), 60, 60), window("all", None, 60, 60)]);
+    let mut rebuilt = Rebuilt { windows: Some(windows), recall: Recall::new(Rules::default(), true) };
     let mut judge = Judge::new(&past(Path::new("none"), privacy));
     let clock = Clock { boot: BOOT.to_owned(), offset: T };
     for text in items {
         let fields: Fields<'_> = serde_json::from_str(text).unwrap();
-        judge.take(&Item { lane: Lane::Telemetry, sequence: 1, text, fields }, &clock, &mut windows);
+        judge.take(&Item { lane: Lane::Telemetry, sequence: 1, text, fields }, &clock, &mut rebuilt);
     }
-    judge.note_emitted(&mut windows);
+    judge.end_commit(&mut rebuilt);
+    let mut windows = rebuilt.windows.unwrap();
     windows.resume(T);
     let mut results = Vec::new();
     windows.flush(T + 1000.0, &mut |result| {
@@ -258,18 +323,20 @@ async fn an_agent_that_is_told_to_stop_does_not_read_on() {
         if is_stopping {
             past.stop.cancel();
         }
-        let windows = Windows::new(&[window("w", Some("*"), 60, 60)]);
+        let kept = Kept { windows: Windows::new(&[window("w", Some("*"), 60, 60)]), rules: Rules::default() };
         let clock = Clock { boot: BOOT.to_owned(), offset: T };
-        assert_eq!(rebuild(past, windows, clock).await.1, expected);
+        assert_eq!(rebuild(past, kept, clock).await.1, expected);
     }
 }
 
 #[tokio::test]
-async fn without_a_store_that_can_be_read_windows_begin_anew() {
+async fn without_a_store_that_can_be_read_windows_and_rules_begin_anew() {
     let folder = tempfile::tempdir().unwrap();
-    let windows = Windows::new(&[window("w", Some("*"), 60, 60)]);
+    let kept = Kept {
+        windows: Windows::new(&[window("w", Some("*"), 60, 60)]),
+        rules: Rules::new(&all_rules()).unwrap(),
+    };
     let clock = Clock { boot: BOOT.to_owned(), offset: T };
-    let (windows, readings) =
-        rebuild(past(folder.path(), privacy::Settings::default()), windows, clock).await;
-    assert!(!windows.is_empty() && readings == 0);
+    let (kept, readings) = rebuild(past(folder.path(), privacy::Settings::default()), kept, clock).await;
+    assert!(!kept.windows.is_empty() && kept.rules.len() == all_rules().len() && readings == 0);
 }

@@ -120,6 +120,17 @@ impl Composites {
         self.settle();
     }
 
+    /// Forgets when anything held.
+    pub(super) fn clear(&mut self) {
+        self.all.iter_mut().for_each(|judge| judge.groups = HashMap::new());
+        self.bytes = 0;
+    }
+
+    /// Whether some rule over rules asks for this one.
+    pub(super) fn ask_for(&self, rule: usize) -> bool {
+        self.all.iter().any(|judge| judge.members.iter().any(|member| member.rule == rule))
+    }
+
     /// Notes that a rule holds on what is judged now.
     pub(super) fn note(&mut self, rule: usize) {
         if let Some(held) = self.held.get_mut(rule) {

@@ -58,12 +58,21 @@ impl Cooldowns {
         let Some(fires) = self.fires.get_mut(rule) else {
             return true;
         };
-        let number = self.next;
-        if let Some(fire) = fires.get_mut(sensor) {
+        if let Some(fire) = fires.get(sensor) {
             let distance = (timestamp - fire.timestamp).abs();
             if distance + TIMESTAMP_PRECISION_SECONDS < cooldown.as_secs_f64() {
                 return false;
             }
+        }
+        self.note(rule, sensor, timestamp, stamped);
+        true
+    }
+
+    /// Notes that the rule fired for this sensor, whether it might or not.
+    pub(super) fn note(&mut self, rule: usize, sensor: &str, timestamp: f64, stamped: bool) {
+        let Some(fires) = self.fires.get_mut(rule) else { return };
+        let number = self.next;
+        if let Some(fire) = fires.get_mut(sensor) {
             let before = std::mem::replace(fire, Fire { timestamp, stamped, number });
             let entry = self.order.remove(&before.number).expect("every fire has its place in the order");
             self.order.insert(number, entry);
@@ -74,13 +83,16 @@ impl Cooldowns {
             self.evict();
         }
         self.next += 1;
-        true
     }
 
     /// Remembers at most so many from here on, where that is less than before.
     pub(super) fn limit(&mut self, entries_max: usize) {
         self.entries_max = self.entries_max.min(entries_max);
         self.evict();
+    }
+
+    pub(super) fn entries_max(&self) -> usize {
+        self.entries_max
     }
 
     /// Moves the fires of the agent's own clock by as many seconds as that was set.

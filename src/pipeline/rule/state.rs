@@ -96,6 +96,11 @@ impl States {
         sensor
     }
 
+    /// What is remembered of a sensor, when anything is.
+    pub(super) fn known(&mut self, name: &str) -> Option<&mut Sensor> {
+        self.sensors.get_mut(name)
+    }
+
     /// Forgets every sensor.
     pub(super) fn clear(&mut self) {
         self.sensors = HashMap::new();
