@@ -16,7 +16,8 @@ use super::rule::recall::Recall;
 use super::window::Windows;
 use crate::clock;
 use crate::privacy::{self, HashKey};
-use crate::store::recent::{Found, Reach, recent, was_delivery_off};
+use crate::store::consent::was_delivery_off;
+use crate::store::recent::{Found, Reach, recent};
 
 /// Where the readings of the run before are, and what was done to them.
 pub struct Past {
@@ -147,13 +148,8 @@ impl Reader {
             || [&privacy.redact_fields, &privacy.mask_fields, &privacy.hash_fields]
                 .iter()
                 .all(|list| list.is_empty());
-        let was_off = |running: Duration| {
-            self.past.delivers
-                && was_delivery_off(
-                    &self.past.database,
-                    clock::unix_seconds() - (running + GRACE).as_secs_f64(),
-                )
-        };
+        let was_off =
+            |running: Duration| self.past.delivers && was_delivery_off(&self.past.database, running + GRACE);
         let of_windows = Duration::from_secs_f64(windows.memory_seconds());
         let of_rules = rules.reach().last;
         let mut rebuilt = Rebuilt { windows: None, recall: Recall::new(rules, metadata_is_whole) };

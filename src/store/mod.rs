@@ -11,6 +11,7 @@ mod boot;
 mod budget;
 pub mod check;
 pub(crate) mod columns;
+pub mod consent;
 mod counters;
 pub mod export;
 pub mod follow;

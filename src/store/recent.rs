@@ -89,34 +89,6 @@ pub fn recent(
     Ok(found)
 }
 
-/// Whether a policy under which nothing was delivered was in force after `since`, Unix seconds, as far as the audit
-/// trail tells; where it cannot be read it may have been.
-pub fn was_delivery_off(path: &Path, since: f64) -> bool {
-    let read = || {
-        let db = open_read_only(path).ok()?;
-        let mut select = db
-            .prepare(
-                "SELECT timestamp, details FROM privacy_audit WHERE action = 'policy_loaded' \
-                 ORDER BY id DESC LIMIT 64",
-            )
-            .ok()?;
-        let mut rows = select.query([]).ok()?;
-        while let Some(row) = rows.next().ok()? {
-            let details: String = row.get(1).ok()?;
-            let details: serde_json::Value = serde_json::from_str(&details).ok()?;
-            if details["delivery"] == false {
-                return Some(true);
-            }
-            // It was in force from before that time on.
-            if row.get::<_, f64>(0).ok()? < since {
-                break;
-            }
-        }
-        Some(false)
-    };
-    read().unwrap_or(true)
-}
-
 /// Where a block lies and when it was committed.
 #[derive(Clone, Copy, Debug)]
 struct Place {
@@ -178,7 +150,7 @@ fn places(db: &Connection, reaches: &[Reach]) -> rusqlite::Result<(Vec<Place>, V
 }
 
 /// When the run before ended, if not before `newest`: in seconds of running time.
-fn end(db: &Connection, newest: i64) -> rusqlite::Result<f64> {
+pub(super) fn end(db: &Connection, newest: i64) -> rusqlite::Result<f64> {
     let noted: Option<i64> = db.query_row("SELECT max(age_ms + last_ms) FROM boot", [], |row| row.get(0))?;
     Ok(noted.unwrap_or(0).max(newest) as f64 / 1e3)
 }

@@ -12,7 +12,7 @@ use crate::privacy::{Action, FieldPattern, Firewall, SensorRule};
 use crate::reading::{Batch, Reading, Severity};
 use crate::store::export::{Fields, Item};
 use crate::store::tests::settings;
-use crate::store::{DATABASE_FILE, Lane, Staged, open};
+use crate::store::{AuditEntry, DATABASE_FILE, Lane, Staged, open};
 
 fn window(name: &str, sensor: Option<&str>, duration: u64, step: u64) -> Settings {
     Settings {
@@ -326,6 +326,41 @@ async fn an_agent_that_is_told_to_stop_does_not_read_on() {
         let kept = Kept { windows: Windows::new(&[window("w", Some("*"), 60, 60)]), rules: Rules::default() };
         let clock = Clock { boot: BOOT.to_owned(), offset: T };
         assert_eq!(rebuild(past, kept, clock).await.1, expected);
+    }
+}
+
+#[tokio::test]
+async fn what_came_in_while_nothing_was_to_leave_is_in_no_window_and_no_rule_that_may_leave() {
+    let all = [rule::Settings { name: "gone".to_owned(), ..all_rules().remove(2) }];
+    for (was_on, delivers, expected) in [(true, true, 2), (false, true, 0), (false, false, 2)] {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, end) = open(settings(folder.path(), 1 << 30), Arc::new(Progress::default())).unwrap();
+        for delivery in [was_on, delivers] {
+            let details = serde_json::json!({"delivery": delivery});
+            let action = privacy::audit::POLICY_LOADED.to_owned();
+            let timestamp = clock::unix_seconds();
+            store.audit(AuditEntry { action, details, timestamp }).await.unwrap();
+            let mut staged = Staged::default();
+            let text = item("a", f64::from(u8::from(delivery)), "{}");
+            staged.push(Lane::Local, T, |out| out.extend_from_slice(text.as_bytes()));
+            store.append(staged).await.unwrap();
+        }
+        drop(store);
+        end.await.unwrap().unwrap();
+        let past = Past { delivers, ..past(folder.path(), privacy::Settings::default()) };
+        let windows = Windows::new(&[window("w", Some("*"), 60, 60)]);
+        let kept = Kept { windows, rules: Rules::new(&all).unwrap() };
+        let clock = Clock { boot: BOOT.to_owned(), offset: T };
+        let mut kept = rebuild(past, kept, clock).await.0;
+        kept.windows.resume(T);
+        let mut count = 0;
+        kept.windows.flush(T + 1000.0, &mut |result| count += result.values.count);
+        assert_eq!(count, expected, "{was_on} {delivers}");
+        let reading = Reading { sensor_name: "a", timestamp: T + 9.0, value: 9.0, unit: "", metadata: "{}" };
+        let judged = rule::Judged { reading, stamped: false, since_boot: 0.0, leaves: true };
+        let mut fired = 0;
+        kept.rules.evaluate(judged, &mut |_| fired += 1);
+        assert_eq!(fired, u32::from(expected > 0), "{was_on} {delivers}: prev is known");
     }
 }
 
