@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::judge::{Judge, Rebuilt};
 use super::rule::Rules;
-use super::rule::recall::Recall;
+use super::rule::recall::{Recall, Sight};
 use super::window::Windows;
 use crate::clock;
 use crate::privacy::{self, HashKey};
@@ -143,16 +143,11 @@ impl Reader {
     /// Without what must not be remembered: what was taken in while nothing was to leave does not leave later, in a
     /// window or in an event.
     fn begin(&self, Kept { windows, rules }: Kept) -> Rebuilt {
-        let privacy = &self.past.privacy;
-        let metadata_is_whole = !privacy.enabled
-            || [&privacy.redact_fields, &privacy.mask_fields, &privacy.hash_fields]
-                .iter()
-                .all(|list| list.is_empty());
         let was_off =
             |running: Duration| self.past.delivers && was_delivery_off(&self.past.database, running + GRACE);
         let of_windows = Duration::from_secs_f64(windows.memory_seconds());
         let of_rules = rules.reach().last;
-        let mut rebuilt = Rebuilt { windows: None, recall: Recall::new(rules, metadata_is_whole) };
+        let mut rebuilt = Rebuilt { windows: None, recall: Recall::new(rules, sight(&self.past.privacy)) };
         if windows.is_empty() || !was_off(of_windows) {
             rebuilt.windows = Some(windows);
         } else {
@@ -193,6 +188,16 @@ impl Reader {
 
     fn took(&self) -> Duration {
         clock::since_boot() - self.began
+    }
+}
+
+/// What a policy leaves as it comes in.
+fn sight(privacy: &privacy::Settings) -> Sight {
+    let lists = [&privacy.redact_fields, &privacy.mask_fields, &privacy.hash_fields];
+    let all = || lists.iter().flat_map(|list| list.iter());
+    Sight {
+        metadata: !privacy.enabled || all().next().is_none(),
+        unit: !privacy.enabled || !all().any(privacy::FieldPattern::names_unit),
     }
 }
 

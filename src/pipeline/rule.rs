@@ -415,9 +415,9 @@ impl Rule {
         }
     }
 
-    /// Whether it looks at metadata.
-    fn uses_metadata(&self) -> bool {
-        self.condition.uses_metadata() || self.clear.as_ref().is_some_and(Expression::uses_metadata)
+    /// Whether one of its expressions asks for something.
+    fn asks_for(&self, is_asked: impl Fn(&Expression) -> bool) -> bool {
+        is_asked(&self.condition) || self.clear.as_ref().is_some_and(is_asked)
     }
 
     fn is_of_readings(&self) -> bool {

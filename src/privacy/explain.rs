@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::action::Actions;
-use super::policy::{Decision, Policy};
+use super::policy::{Decision, KeyDecision, Policy};
 use super::sums::rule_text;
 use super::{Action, Firewall, HashKey, PolicyId, RuleId, Settings, Verdict};
 use crate::reading::Reading;
@@ -89,7 +89,7 @@ impl<T: Fn(RuleId) -> String> Walk<'_, T> {
             self.field("sensor_name", reading.sensor_name.into(), sensor(Action::Hash), None),
             self.field("timestamp", reading.timestamp.into(), Action::Allow, None),
             self.field("value", reading.value.into(), sensor(Action::Mask), None),
-            self.field("unit", reading.unit.into(), Action::Allow, None),
+            self.unit(reading.unit, sensor(Action::Mask)),
         ];
         if fields[2].action == Action::Mask {
             fields[2].leaves = Some(0.0.into());
@@ -98,6 +98,16 @@ impl<T: Fn(RuleId) -> String> Walk<'_, T> {
             self.object(&metadata, "", "metadata", &mut fields);
         }
         fields
+    }
+
+    fn unit(&self, unit: &str, by_sensor: Action) -> Field {
+        if unit.is_empty() {
+            return self.field("unit", unit.into(), Action::Allow, None);
+        }
+        let KeyDecision { mut actions, rule } = self.policy.unit(&self.decision.fields);
+        let by_rule = actions.strictest();
+        actions.add(by_sensor);
+        self.field("unit", unit.into(), actions.strictest(), rule.filter(|_| by_rule == actions.strictest()))
     }
 
     fn object(&self, members: &Map<String, Value>, path: &str, shown: &str, fields: &mut Vec<Field>) {
@@ -187,8 +197,8 @@ mod tests {
                 rule("cam", Action::LocalOnly),
                 rule("mic", Action::Drop),
             ],
-            redact_fields: list(&["*name", "gps.lat"]),
-            hash_fields: list(&["email"]),
+            redact_fields: list(&["*name", "gps.lat", "t:unit"]),
+            hash_fields: list(&["email", "door:unit"]),
             local_only: list(&["door:room"]),
             drop_fields: list(&["ssn"]),
             ..Settings::default()
@@ -197,7 +207,7 @@ mod tests {
 
     fn explain(sensor_name: &str, metadata: &str) -> Explained {
         let mut explainer = Explainer::new(&settings(), Some(HashKey::new(&[1; 32])));
-        explainer.explain(Reading { sensor_name, timestamp: 1.7e9, value: 21.5, unit: "C", metadata })
+        explainer.explain(Reading { sensor_name, timestamp: 1.7e9, value: 21.5, unit: "of Ann", metadata })
     }
 
     fn field<'e>(explained: &'e Explained, name: &str) -> &'e Field {
@@ -248,19 +258,21 @@ mod tests {
         for sensor in ["badge1", "scale", "door", "t", "cam", "mic"] {
             for metadata in texts {
                 let mut firewall = Firewall::new(&settings(), HashKey::new(&[1; 32]));
-                let reading =
-                    Reading { sensor_name: sensor, timestamp: 1.7e9, value: 21.5, unit: "C", metadata };
+                let unit = "of Ann";
+                let reading = Reading { sensor_name: sensor, timestamp: 1.7e9, value: 21.5, unit, metadata };
                 let sent = match firewall.judge(reading) {
                     Verdict::Keep { outbound: Some(sent), .. } => {
-                        format!("{} {} {}", sent.sensor_name, sent.value, sent.metadata)
+                        format!("{} {} {} {}", sent.sensor_name, sent.value, sent.unit, sent.metadata)
                     }
                     _ => String::new(),
                 };
                 let explained = explain(sensor, metadata);
                 assert_eq!(sent.is_empty(), explained.action != Action::Allow, "{sensor} {metadata}");
                 for field in &explained.fields {
-                    let leaves =
-                        field.leaves.as_ref().filter(|_| !["timestamp", "unit"].contains(&&*field.name));
+                    if field.name == "unit" {
+                        assert_eq!(field.leaves == Some(unit.into()), sent.contains(unit), "{sensor}");
+                    }
+                    let leaves = field.leaves.as_ref().filter(|_| field.name != "timestamp");
                     let Some(leaves) = leaves else { continue };
                     let text = leaves.as_str().map_or_else(|| leaves.to_string(), str::to_owned);
                     let text = text.strip_suffix(".0").unwrap_or(&text);

@@ -250,6 +250,8 @@ pub(super) const MASKED_EMPTY: &str = r#"{"privacy":"masked"}"#;
 /// Objects and arrays inside each other beyond this are not looked into, so the reading is dropped.
 /// Each level scans its text again: with the longest metadata 128 KiB at most.
 const DEPTH_MAX: usize = 32;
+/// What stands in place of a text that is masked.
+pub(super) const MASKED: &str = "***";
 const MASKED_VALUE: &str = r#""***""#;
 const MARK: &str = "privacy";
 const MARK_MEMBER: &str = r#""privacy":"masked""#;

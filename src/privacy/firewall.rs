@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::action::Actions;
-use super::fields::{Destination, FieldRules, MASKED_EMPTY, MustDrop};
+use super::fields::{Destination, FieldRules, MASKED, MASKED_EMPTY, MustDrop};
 use super::keys::Keys;
-use super::policy::{Decision, Policy};
+use super::policy::{Decision, KeyDecision, Policy};
 use super::{Action, Counters, Filtered, HashKey, PolicyId, RuleId, Settings};
 use crate::reading::{Reading, SENSOR_NAME_BYTES_MAX};
 
@@ -40,6 +40,7 @@ pub struct Firewall {
     sensors_max: usize,
     outbound_text: String,
     local_text: String,
+    unit_hash: String,
 }
 
 /// A sensor's decision, and what its name is replaced by.
@@ -47,6 +48,7 @@ struct Known {
     decision: Decision,
     /// The number of its field rules.
     set: u32,
+    unit: KeyDecision,
     alias: Option<Box<str>>,
 }
 
@@ -65,6 +67,7 @@ impl Firewall {
             sensors_max: SENSORS_MAX,
             outbound_text: String::new(),
             local_text: String::new(),
+            unit_hash: String::new(),
         }
     }
 
@@ -124,16 +127,19 @@ impl Firewall {
             return untouched;
         }
         let index = self.look_up(reading.sensor_name);
-        let Known { decision, set, alias } = &self.known[index];
+        let Known { decision, set, unit: of_unit, alias } = &self.known[index];
         let sensor = decision.sensor;
+        let of_unit = if reading.unit.is_empty() { KeyDecision::default() } else { *of_unit };
         self.decided.clear();
-        if sensor.strictest() >= Action::Redact {
-            self.decided.extend(decision.rule());
+        if sensor.strictest() >= Action::Redact || of_unit.actions.has(Action::Drop) {
+            let by_sensor = decision.rule().filter(|_| sensor.strictest() >= Action::Redact);
+            self.decided.extend(by_sensor.or(of_unit.rule));
             count_dropped(&self.counters, &mut self.filtered, &self.id, &mut self.decided);
             return Verdict::Drop;
         }
         let has_fields = !decision.fields.is_empty() && reading.metadata != "{}";
-        if sensor.strictest() == Action::Allow && !has_fields {
+        let allows_unit = of_unit.actions.strictest() == Action::Allow;
+        if sensor.strictest() == Action::Allow && !has_fields && allows_unit {
             return untouched;
         }
 
@@ -145,12 +151,27 @@ impl Firewall {
         if masked {
             base.value = 0.0;
         }
+        let mut unit = of_unit.actions;
+        if masked && !reading.unit.is_empty() {
+            unit.add(Action::Mask);
+        }
+        self.unit_hash.clear();
+        if unit.has(Action::Hash) {
+            self.key.write_hex(reading.unit, &mut self.unit_hash);
+        }
         let (keys, decided) = (&mut self.keys, &mut self.decided);
         let mut rules = FieldRules { policy: &self.policy, keys, set: *set, key: &self.key, decided, masked };
         let stays = sensor.has(Action::LocalOnly);
-        let first = if stays { Destination::Local } else { Destination::Outbound };
-        let copies = rewrite(&mut rules, base, first, &mut self.outbound_text).and_then(|(copy, done)| {
+        let (first, of_first) = match stays {
+            true => (Destination::Local, unit.on_device()),
+            false => (Destination::Outbound, unit.strictest()),
+        };
+        let with_unit = |action| Reading { unit: covered(reading.unit, action, &self.unit_hash), ..base };
+        let copied = rewrite(&mut rules, with_unit(of_first), first, &mut self.outbound_text);
+        let copies = copied.and_then(|(copy, mut done)| {
+            done.add(of_first);
             let differs = !stays && done.has(Action::LocalOnly);
+            let base = with_unit(unit.on_device());
             let local = differs.then(|| rewrite(&mut rules, base, Destination::Local, &mut self.local_text));
             Ok((copy, done, local.transpose()?))
         });
@@ -158,6 +179,9 @@ impl Firewall {
             count_dropped(&self.counters, &mut self.filtered, &self.id, &mut self.decided);
             return Verdict::Drop;
         };
+        if of_unit.actions.strictest() == of_first {
+            self.decided.extend(of_unit.rule);
+        }
         done.join(sensor);
         Action::ALL
             .into_iter()
@@ -195,7 +219,8 @@ impl Firewall {
         });
         let index = self.known.len();
         let set = self.keys.set_of(&self.policy, &decision.fields);
-        self.known.push(Known { decision, set, alias });
+        let unit = self.policy.unit(&decision.fields);
+        self.known.push(Known { decision, set, unit, alias });
         self.sensors.insert(sensor.into(), u32::try_from(index).expect("far fewer sensors are kept"));
         index
     }
@@ -223,6 +248,17 @@ fn count_dropped(
     let mut done = Actions::default();
     done.add(Action::Drop);
     filtered.add(policy, done, decided);
+}
+
+/// What `action` makes of a unit, whose hash is `hash`.
+fn covered<'u>(unit: &'u str, action: Action, hash: &'u str) -> &'u str {
+    match action {
+        Action::Allow => unit,
+        Action::Hash => hash,
+        Action::Mask if unit.is_empty() => unit,
+        Action::Mask => MASKED,
+        Action::LocalOnly | Action::Redact | Action::Drop => "",
+    }
 }
 
 /// `base` with the metadata that belongs into this copy, and what was done to its keys. The text

@@ -85,6 +85,11 @@ impl FieldPattern {
             None => (None, &self.0),
         }
     }
+
+    /// Whether it is about the unit of readings as well.
+    pub fn names_unit(&self) -> bool {
+        self.parts().1 == policy::UNIT
+    }
 }
 
 impl Settings {

@@ -51,6 +51,15 @@ pub(super) struct KeyDecision {
     pub(super) rule: Option<RuleId>,
 }
 
+impl KeyDecision {
+    fn add(&mut self, action: Action, rule: RuleId) {
+        if self.rule.is_none() || action > self.actions.strictest() {
+            self.rule = Some(rule);
+        }
+        self.actions.add(action);
+    }
+}
+
 impl Policy {
     /// A firewall that is off has an empty policy.
     pub(super) fn new(settings: &Settings) -> Self {
@@ -107,10 +116,17 @@ impl Policy {
             if !matches(&rule.key, name) && !rule.below.as_ref().is_some_and(is_path) {
                 continue;
             }
-            if decision.rule.is_none() || rule.action > decision.actions.strictest() {
-                decision.rule = Some(self.field_id(index));
-            }
-            decision.actions.add(rule.action);
+            decision.add(rule.action, self.field_id(index));
+        }
+        decision
+    }
+
+    /// What is done to the unit of a reading: by field rules whose key is [`UNIT`] itself. It is free text of the source,
+    /// but what a wildcard means by every key is not meant to take it away.
+    pub(super) fn unit(&self, fields: &[u32]) -> KeyDecision {
+        let mut decision = KeyDecision::default();
+        for (rule, index) in self.fields_of(fields).filter(|(rule, _)| rule.key == UNIT) {
+            decision.add(rule.action, self.field_id(index));
         }
         decision
     }
@@ -123,6 +139,9 @@ impl Policy {
         RuleId::of(self.rules.len() + index as usize)
     }
 }
+
+/// How field rules name the unit of a reading.
+pub(super) const UNIT: &str = "unit";
 
 #[cfg(test)]
 mod tests {

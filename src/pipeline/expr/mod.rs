@@ -104,6 +104,11 @@ impl Expression {
         self.tree.has_field(|field| matches!(field, Field::Metadata))
     }
 
+    /// Whether it asks for `ctx.unit`.
+    pub fn uses_unit(&self) -> bool {
+        self.tree.has_field(|field| matches!(field, Field::Unit))
+    }
+
     /// Whether it asks for `win`.
     pub fn uses_window(&self) -> bool {
         self.tree.has_field(|field| matches!(field, Field::Window(_)))

@@ -28,6 +28,7 @@ pub struct Judge {
     /// Nothing is done to anything.
     is_open: bool,
     hashes_names: bool,
+    sees_units: bool,
     /// By sensor.
     known: HashMap<Box<str>, Known>,
     commit: Option<Commit>,
@@ -59,6 +60,7 @@ impl Judge {
             firewall: Firewall::new(privacy, past.key.clone()),
             is_open: privacy.rules_active() == 0,
             hashes_names: privacy.enabled && (hashes || !privacy.hash_fields.is_empty()),
+            sees_units: super::sight(privacy).unit,
             known: HashMap::new(),
             commit: None,
             emitted: Vec::new(),
@@ -97,7 +99,8 @@ impl Judge {
         let metadata = Metadata::of(fields.metadata);
         let Some(time) = metadata.time(fields.timestamp, clock) else { return false };
         let timestamp = time.timestamp;
-        let unit = fields.unit.as_deref().unwrap_or_default();
+        // What was hashed is not hashed again in a window's result.
+        let unit = fields.unit.as_deref().filter(|_| self.sees_units).unwrap_or_default();
         let reading = Reading { sensor_name, timestamp, value, unit, metadata: "{}" };
         if let Some(window) = metadata.window(fields.timestamp) {
             self.emitted.push(Emitted {

@@ -213,7 +213,10 @@ async fn results_and_events_are_the_same_however_often_the_agent_is_killed() {
 /// What a rebuilt window over each sensor and one over all hold of these items: sensor and count.
 fn rebuilt(privacy: privacy::Settings, items: &[String]) -> Vec<(String, u64)> {
     let windows = Windows::new(&[window("w", Some("*"), 60, 60), window("all", None, 60, 60)]);
-    let mut rebuilt = Rebuilt { windows: Some(windows), recall: Recall::new(Rules::default(), true) };
+    let mut rebuilt = Rebuilt {
+        windows: Some(windows),
+        recall: Recall::new(Rules::default(), Sight { metadata: true, unit: true }),
+    };
     let mut judge = Judge::new(&past(Path::new("none"), privacy));
     let clock = Clock { boot: BOOT.to_owned(), offset: T };
     for text in items {

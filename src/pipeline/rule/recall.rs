@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::composite::{Composites, Moment};
 use super::state::{Silence, Slot};
 use super::{Judged, Rule, Rules, Settings, TIMESTAMP_PRECISION_SECONDS};
-use crate::pipeline::expr::Context;
+use crate::pipeline::expr::{Context, Expression};
 use crate::pipeline::window;
 use crate::reading::Reading;
 
@@ -35,14 +35,20 @@ pub struct Fire<'a> {
     pub stamped: bool,
 }
 
+/// What is stored as it came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight {
+    pub metadata: bool,
+    pub unit: bool,
+}
+
 /// Rules while they are told what was before.
 pub struct Recall {
     rules: Rules,
     /// Of each rule, whether judging once more tells anything.
     judges: Vec<bool>,
     numbers: HashMap<String, usize>,
-    /// What is stored of metadata is what came in.
-    metadata_is_whole: bool,
+    sight: Sight,
     /// False once there are readings that must not be remembered.
     takes_readings: bool,
     /// Rule, and sensor and time of the reading, of every event of the present commit.
@@ -81,19 +87,20 @@ impl Rules {
 }
 
 impl Recall {
-    /// `metadata_is_whole` says whether metadata is stored as it came in. Where it is not, rules that look at it begin
-    /// anew.
-    pub fn new(mut rules: Rules, metadata_is_whole: bool) -> Self {
+    /// Rules that look at what is not in `sight` begin anew.
+    pub fn new(mut rules: Rules, sight: Sight) -> Self {
         let Rules { rules: all, composites, .. } = &mut rules;
         let mut judges = Vec::with_capacity(all.len());
         for (index, rule) in all.iter_mut().enumerate() {
             rule.is_muted = true;
             let is_told = rule.slot.is_some() || composites.ask_for(index);
-            judges.push(is_told && (metadata_is_whole || !rule.uses_metadata()));
+            let sees = (sight.metadata || !rule.asks_for(Expression::uses_metadata))
+                && (sight.unit || !rule.asks_for(Expression::uses_unit));
+            judges.push(is_told && sees);
         }
         let numbers = all.iter().enumerate().map(|(index, rule)| (rule.name().to_owned(), index)).collect();
         let fires = HashSet::new();
-        Self { rules, judges, numbers, metadata_is_whole, takes_readings: true, fires }
+        Self { rules, judges, numbers, sight, takes_readings: true, fires }
     }
 
     /// Whether readings tell it anything.
@@ -150,8 +157,9 @@ impl Recall {
         if let Some(sensor) = sensor {
             let is_kept = is_awaited || sensor.heard.is_some();
             // What was hashed must not be hashed again when the event of a silence has it.
-            let metadata = if self.metadata_is_whole { reading.metadata } else { "{}" };
-            let heard = Judged { reading: Reading { metadata, ..reading }, ..judged };
+            let metadata = if self.sight.metadata { reading.metadata } else { "{}" };
+            let unit = if self.sight.unit { reading.unit } else { "" };
+            let heard = Judged { reading: Reading { unit, metadata, ..reading }, ..judged };
             let grown = if is_kept { sensor.hear(heard) } else { 0 };
             states.settle(grown);
         }

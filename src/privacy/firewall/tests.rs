@@ -86,11 +86,18 @@ fn each_sensor_rule_does_what_it_says() {
     let text = "{\"a\":1}";
     let expected = Reading { sensor_name: &hash("h"), ..reading("h", text) };
     assert_eq!(firewall.judge(reading("h", text)), Verdict::Keep { outbound: Some(expected), local: None });
-    let expected =
-        Reading { value: 0.0, metadata: "{\"a\":\"***\",\"privacy\":\"masked\"}", ..reading("m", "") };
+    let expected = Reading {
+        value: 0.0,
+        unit: "***",
+        metadata: "{\"a\":\"***\",\"privacy\":\"masked\"}",
+        ..reading("m", "")
+    };
     assert_eq!(firewall.judge(reading("m", text)), Verdict::Keep { outbound: Some(expected), local: None });
-    let expected = Reading { value: 0.0, metadata: "{\"privacy\":\"masked\"}", ..reading("m", "") };
-    assert_eq!(firewall.judge(reading("m", "{}")), Verdict::Keep { outbound: Some(expected), local: None });
+    let expected = Reading { unit: "", value: 0.0, metadata: "{\"privacy\":\"masked\"}", ..reading("m", "") };
+    assert_eq!(
+        firewall.judge(Reading { unit: "", ..reading("m", "{}") }),
+        Verdict::Keep { outbound: Some(expected), local: None }
+    );
     assert_eq!(firewall.judge(reading("d", text)), Verdict::Drop);
     assert_eq!(firewall.judge(reading("r", text)), Verdict::Drop);
     let expected = reading("l", text);
@@ -124,6 +131,75 @@ fn each_field_list_does_what_it_says_at_every_depth() {
         assert_eq!(outbound(&[(action, "id")], text), Some(expected), "{action:?}");
     }
     assert_eq!(outbound(&[(Action::Drop, "id")], text), None);
+}
+
+/// The unit of both copies of a reading in `kg of Ann`; `None` where there is no such copy.
+fn units(rules: &[(&str, Action)], fields: &[(Action, &str)]) -> (Option<String>, Option<String>) {
+    let unit = |reading: Option<Reading<'_>>| reading.map(|reading| reading.unit.to_owned());
+    match firewall(rules, fields).judge(Reading { unit: "kg of Ann", ..reading("s", "{}") }) {
+        Verdict::Drop => (None, None),
+        Verdict::Keep { outbound, local } => (unit(outbound), unit(local)),
+    }
+}
+
+#[test]
+fn a_field_list_that_names_the_unit_does_to_it_what_it_says() {
+    let own = Some("kg of Ann".to_owned());
+    let form = |action| match action {
+        Action::Allow => own.clone(),
+        Action::Hash => Some(hash("kg of Ann")),
+        Action::Mask => Some("***".to_owned()),
+        Action::LocalOnly | Action::Redact => Some(String::new()),
+        Action::Drop => None,
+    };
+    for action in Action::ALL {
+        let local = own.clone().filter(|_| action == Action::LocalOnly);
+        for pattern in ["unit", "s:unit", "?:unit"] {
+            assert_eq!(
+                units(&[], &[(action, pattern)]),
+                (form(action), local.clone()),
+                "{action:?} {pattern}"
+            );
+        }
+        for pattern in ["*:*", "t:unit", "uni?", "gps.unit", "s:*t"] {
+            assert_eq!(units(&[], &[(action, pattern)]), (own.clone(), None), "{action:?} {pattern}");
+        }
+        // Of two the stricter rules what leaves.
+        let (outbound, _) = units(&[], &[(action, "unit"), (Action::Mask, "s:unit")]);
+        assert_eq!(outbound, form(action.max(Action::Mask)), "{action:?}");
+        let no_unit = Reading { unit: "", ..reading("s", "{}") };
+        let untouched = Verdict::Keep { outbound: Some(no_unit), local: None };
+        assert_eq!(firewall(&[], &[(action, "unit")]).judge(no_unit), untouched, "{action:?}");
+    }
+}
+
+#[test]
+fn the_unit_of_a_masked_sensor_is_masked_and_that_of_a_local_one_stays() {
+    let masked = Some("***".to_owned());
+    assert_eq!(units(&[("s", Action::Mask)], &[]), (masked.clone(), None));
+    assert_eq!(units(&[("s", Action::Mask)], &[(Action::Hash, "unit")]), (masked.clone(), None));
+    assert_eq!(units(&[("s", Action::Mask)], &[(Action::Redact, "unit")]), (Some(String::new()), None));
+    let local = [(Action::LocalOnly, "s"), (Action::LocalOnly, "unit")];
+    assert_eq!(units(&[], &local), (None, Some("kg of Ann".to_owned())));
+    assert_eq!(units(&[("s", Action::Mask)], &local), (None, masked));
+    // Its name alone is hidden.
+    assert_eq!(units(&[("s", Action::Hash)], &[]), (Some("kg of Ann".to_owned()), None));
+}
+
+#[test]
+fn what_is_done_to_a_unit_is_counted_by_action_and_rule() {
+    let mut firewall =
+        firewall(&[], &[(Action::Mask, "a:unit"), (Action::Hash, "unit"), (Action::Drop, "b:unit")]);
+    for sensor in ["a", "c", "c", "b"] {
+        firewall.judge(reading(sensor, r#"{"unit":1}"#));
+    }
+    let mut filtered = Filtered::default();
+    firewall.tell(&mut filtered);
+    let expected = serde_json::json!({
+        "readings": {"dropped": 1, "masked": 1, "hashed": 2},
+        "rules": {"mask_fields[0]": 1, "hash_fields[0]": 2, "drop_fields[0]": 1},
+    });
+    assert_eq!(filtered.parts()[0].details(), expected);
 }
 
 #[test]

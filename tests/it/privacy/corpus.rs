@@ -23,11 +23,11 @@ const POLICY: &str = "\
     rules = [ { sensor = 'hashed-*', action = 'hash' }, { sensor = 'dropped-*', action = 'drop' },\n\
         { sensor = 'local-*', action = 'local_only' }, { sensor = 'masked', action = 'mask' },\n\
         { sensor = 'redacted-*', action = 'redact' }, { sensor = 'home/*', action = 'hash' } ]\n\
-    redact_fields = ['*:*name', 'key-*', 'door:note']\n\
-    mask_fields = ['gps']\n\
-    hash_fields = ['email']\n\
-    local_only = ['room', 'person.id']\n\
-    drop_fields = ['ssn']\n";
+    redact_fields = ['*:*name', 'key-*', 'door:note', 'scale-r:unit']\n\
+    mask_fields = ['gps', 'scale-m:unit']\n\
+    hash_fields = ['email', 'hashed-*:unit']\n\
+    local_only = ['room', 'person.id', 'scale-l:unit']\n\
+    drop_fields = ['ssn', 'scale-d:unit']\n";
 const POLICY_OFF: &str = "[privacy]\nenabled = false\n";
 
 /// A rule fires for every reading, one for silence, and windows gather all of them.
@@ -45,14 +45,14 @@ const PERSONAL: [&str; 3] = ["zebra", "4711.25", "7654.125"];
 fn readings() -> Vec<Value> {
     let reading = |sensor: &str, value: f64, unit: &str, metadata: Value| json!({"sensor_name": sensor, "value": value, "unit": unit, "metadata": metadata});
     vec![
-        reading("hashed-zebra1", 1.0, "C", json!({})),
+        reading("hashed-zebra1", 1.0, "zebra's", json!({})),
         reading("dropped-zebra2", 4711.25, "zebra-unit", json!({"x": "zebra"})),
         reading("local-zebra3", 4711.25, "zebra-unit", json!({"note": "zebra", "zebra": 1})),
         reading("redacted-zebra4", 4711.25, "zebra-unit", json!({"note": "zebra"})),
         reading(
             "masked",
             7654.125,
-            "kg",
+            "kg of zebra",
             json!({"who": "zebra", "deep": [{"who": ["zebra", {"zebra": 1}]}]}),
         ),
         reading("t1", 2.0, "C", json!({"name": "zebra", "n": [{"first_name": "zebra", "names": [1]}]})),
@@ -66,6 +66,10 @@ fn readings() -> Vec<Value> {
         reading("t1", 2.0, "C", json!({"room": "zebra's", "person": {"id": "zebra", "age": 1}})),
         reading("t1", 2.0, "C", json!({"ssn": "zebra", "other": "zebra"})),
         reading("t1", 2.0, "C", json!({"key-zebra": 1, "in": {"key-zebra": {"zebra": 1}}})),
+        reading("scale-r", 3.0, "kg of zebra", json!({})),
+        reading("scale-m", 3.0, "kg of zebra", json!({"gps": 1})),
+        reading("scale-l", 3.0, "only zebra", json!({"name": "zebra"})),
+        reading("scale-d", 4711.25, "kg of zebra", json!({})),
         reading("door", 3.0, "", json!({"note": "zebra rang", "n": [{"note": "zebra"}]})),
     ]
 }
@@ -224,6 +228,7 @@ async fn nothing_personal_of_the_corpus_gets_out() {
     // What may stay did stay.
     let local = json!(local).to_string();
     assert!(local.contains("local-zebra3") && local.contains("zebra's"), "{local}");
+    assert!(local.contains("only zebra") && !local.contains("kg of zebra"), "{local}");
     assert!(!local.contains("dropped-") && !local.contains("\"ssn\""), "{local}");
 }
 

@@ -3,6 +3,7 @@ use super::*;
 use crate::reading::Severity;
 
 const T: f64 = 1_717_156_800.0;
+const WHOLE: Sight = Sight { metadata: true, unit: true };
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn rule(name: &str, expr: &str) -> Settings {
@@ -27,7 +28,7 @@ fn fire(rule: &str, seconds: f64, about: f64) -> Fire<'_> {
 /// What `all` remember of readings at these seconds with these values, the run before having ended at `end`. It is
 /// second 1000 of the boot clock then.
 fn after(all: &[Settings], seen: &[(f64, f64)], fires: &[Fire<'_>], end: f64) -> Rules {
-    let mut recall = Recall::new(Rules::new(all).unwrap(), true);
+    let mut recall = Recall::new(Rules::new(all).unwrap(), WHOLE);
     fires.iter().for_each(|fire| recall.will_fire(*fire));
     seen.iter().for_each(|(seconds, value)| recall.reading(judged(*seconds, *value)));
     fires.iter().for_each(|fire| recall.fired(*fire));
@@ -135,20 +136,27 @@ fn a_rule_that_fails_on_what_was_before_is_neither_counted_nor_mute_afterwards()
 }
 
 #[test]
-fn where_metadata_is_not_stored_as_it_came_rules_that_look_at_it_begin_anew() {
+fn where_metadata_and_units_are_not_stored_as_they_came_rules_that_look_at_them_begin_anew() {
     let held = |name: &str, expr: &str| Settings { hold: MINUTE, ..rule(name, expr) };
-    let all = [held("keyed", "'k' in ctx.metadata"), held("plain", "True"), silent("gone")];
-    let mut recall = Recall::new(Rules::new(&all).unwrap(), false);
+    let all = [
+        held("keyed", "'k' in ctx.metadata"),
+        held("of unit", "ctx.unit == 'C'"),
+        held("plain", "True"),
+        silent("gone"),
+    ];
+    let mut recall = Recall::new(Rules::new(&all).unwrap(), Sight { metadata: false, unit: false });
     recall.reading(judged(0.0, 1.0));
     let mut rules = recall.finish(1000.0, 0.0);
-    rules.silences(2000.0, T, &mut |silent| assert_eq!(silent.reading.metadata, "{}"));
+    rules.silences(2000.0, T, &mut |silent| {
+        assert_eq!((silent.reading.metadata, silent.reading.unit), ("{}", ""));
+    });
     assert_eq!(fires(&mut rules, 60.0, 1.0), ["plain"]);
 }
 
 #[test]
 fn what_is_forgotten_of_readings_leaves_cooldowns() {
     let all = [Settings { hold: MINUTE, cooldown: MINUTE, ..rule("r", "True") }];
-    let mut recall = Recall::new(Rules::new(&all).unwrap(), true);
+    let mut recall = Recall::new(Rules::new(&all).unwrap(), WHOLE);
     recall.reading(judged(0.0, 1.0));
     recall.forget_readings();
     recall.reading(judged(60.0, 1.0));
