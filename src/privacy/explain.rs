@@ -18,6 +18,23 @@ pub struct Explained {
     pub fields: Vec<Field>,
 }
 
+/// An event as it is stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    pub rule_name: &'a str,
+    /// Unix seconds UTC.
+    pub timestamp: f64,
+    pub severity: &'a str,
+    pub message: &'a str,
+    /// The one it is about; a declared gap is about none.
+    pub reading: Option<Reading<'a>>,
+    /// The text of a JSON object.
+    pub metadata: &'a str,
+    /// It is stored where nothing leaves, whatever may leave of its reading: it rests on others too, or is not chosen
+    /// for delivery.
+    pub stays: bool,
+}
+
 /// A field of a reading: `value`, or `metadata.gps.lat`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Field {
@@ -71,6 +88,45 @@ impl Explainer {
             }
         }
         Explained { action, rule: rule.map(text), fields }
+    }
+
+    /// Explains an event: it goes the way of its reading, and says of that what leaves of it.
+    pub fn explain_event(&mut self, event: Event<'_>) -> Explained {
+        let Event { rule_name, timestamp, severity, message, reading, metadata, stays } = event;
+        let about = reading.map(|reading| self.explain(reading));
+        let (action, rule) = match &about {
+            Some(about) if about.action != Action::Allow => (about.action, about.rule.clone()),
+            _ if !stays => (Action::Allow, None),
+            _ => (Action::LocalOnly, None),
+        };
+        let of_event = |name: &str, stored: Value| Field {
+            name: name.to_owned(),
+            leaves: Some(stored.clone()).filter(|_| action == Action::Allow),
+            stored,
+            action,
+            rule: rule.clone(),
+        };
+        let mut fields = vec![
+            of_event("rule_name", rule_name.into()),
+            of_event("timestamp", timestamp.into()),
+            of_event("severity", severity.into()),
+            of_event("message", message.into()),
+        ];
+        for field in about.into_iter().flat_map(|about| about.fields) {
+            let is_stricter = field.action < action;
+            fields.push(Field {
+                name: format!("sensor_readings[0].{}", field.name),
+                leaves: field.leaves.filter(|_| action == Action::Allow),
+                action: field.action.max(action),
+                rule: if is_stricter { rule.clone() } else { field.rule },
+                stored: field.stored,
+            });
+        }
+        if let Ok(Value::Object(metadata)) = serde_json::from_str(metadata) {
+            fields
+                .extend(metadata.into_iter().map(|(key, value)| of_event(&format!("metadata.{key}"), value)));
+        }
+        Explained { action, rule, fields }
     }
 }
 
@@ -246,6 +302,46 @@ mod tests {
         let explained = explain("scale", r#"{"who":"ann","email":"x"}"#);
         assert_eq!(field(&explained, "value").leaves, Some(0.0.into()));
         assert_eq!(field(&explained, "metadata.email").rule.as_deref(), Some("rules: scale mask"));
+    }
+
+    #[test]
+    fn an_event_goes_the_way_of_its_reading() {
+        let mut explainer = Explainer::new(&settings(), Some(HashKey::new(&[1; 32])));
+        let mut explain = |sensor_name, metadata, stays| {
+            let reading = Reading { sensor_name, timestamp: 1.7e9, value: 21.5, unit: "C", metadata };
+            explainer.explain_event(Event {
+                rule_name: "hot",
+                timestamp: 1.7e9,
+                severity: "critical",
+                message: "too hot",
+                reading: Some(reading),
+                metadata: r#"{"silent_seconds":60.5}"#,
+                stays,
+            })
+        };
+        let told = |explained: &Explained, name: &str| {
+            let Field { leaves, action, rule, .. } = field(explained, name);
+            (leaves.as_ref().map(Value::to_string), *action, rule.clone())
+        };
+        let open = explain("scale", r#"{"name":"ann"}"#, false);
+        assert_eq!((open.action, &open.rule), (Action::Allow, &None));
+        assert_eq!(told(&open, "message"), (Some("\"too hot\"".to_owned()), Action::Allow, None));
+        assert_eq!(told(&open, "metadata.silent_seconds").0, Some("60.5".to_owned()));
+        let masked = Some("rules: scale mask".to_owned());
+        assert_eq!(told(&open, "sensor_readings[0].value"), (Some("0.0".to_owned()), Action::Mask, masked));
+        let redacted = Some("redact_fields: *name".to_owned());
+        assert_eq!(told(&open, "sensor_readings[0].metadata.name"), (None, Action::Redact, redacted));
+        for (sensor, action, rule) in [
+            ("cam", Action::LocalOnly, Some("rules: cam local_only")),
+            ("mic", Action::Drop, Some("rules: mic drop")),
+        ] {
+            let closed = explain(sensor, "{}", false);
+            assert_eq!((closed.action, closed.rule.as_deref()), (action, rule));
+            assert!(closed.fields.iter().all(|field| field.leaves.is_none() && field.action == action));
+        }
+        let closed = explain("t", "{}", true);
+        assert_eq!((closed.action, &closed.rule), (Action::LocalOnly, &None));
+        assert!(closed.fields.iter().all(|field| field.leaves.is_none()));
     }
 
     #[test]

@@ -164,8 +164,9 @@ async fn a_report_says_what_left_and_what_was_filtered_by_which_rule() {
 }
 
 #[tokio::test]
-async fn explain_tells_of_stored_readings_what_leaves_under_this_and_under_another_policy() {
-    let (home, daemon, _cloud, _door) = delivered(POLICY).await;
+async fn explain_tells_of_stored_readings_and_events_what_leaves_under_this_and_under_another_policy() {
+    let rule = "[[rules]]\nname = 'full'\ncondition_expr = 'ctx.value == 4'\nseverity = 'critical'\n";
+    let (home, daemon, _cloud, _door) = delivered(&format!("{POLICY}{rule}")).await;
     let explain = |config: &'static str| {
         let home = &home;
         async move {
@@ -189,6 +190,13 @@ async fn explain_tells_of_stored_readings_what_leaves_under_this_and_under_anoth
     assert_eq!(field(reading, "metadata.name"), None, "what is redacted is not stored either");
     assert_eq!(field(reading, "metadata.floor").unwrap()["action"], "allow");
 
+    let event = &all["events"][0];
+    let told =
+        (all["events"].as_array().unwrap().len(), &event["rule_name"], &event["action"], &event["lane"]);
+    assert_eq!(told, (1, &json!("full"), &json!("allow"), &json!("CRITICAL")));
+    let value = field(event, "sensor_readings[0].value").unwrap();
+    assert_eq!((&value["leaves"], field(event, "sensor_readings[0].metadata.room")), (&json!(4.0), None));
+
     let state_dir = home.state_dir().display().to_string();
     write(
         &home.path("new.toml"),
@@ -201,6 +209,8 @@ async fn explain_tells_of_stored_readings_what_leaves_under_this_and_under_anoth
         (&all["delivery"], &all["readings"][0]["rule"]),
         (&json!(false), &json!("drop_fields: floor"))
     );
+    let event = &all["events"][0];
+    assert_eq!((&event["action"], &event["rule"]), (&json!("drop"), &json!("drop_fields: floor")));
     let (_, text, _) = run(&home, &["privacy", "explain", "--config", "config.toml"]).await;
     assert!(text.contains("leaves the device") && !text.contains('\u{1b}'), "{text}");
     daemon.stop().await;
