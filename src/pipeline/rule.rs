@@ -51,7 +51,7 @@ pub struct Rule {
     message: String,
     counters: Arc<Counters>,
     trouble: Option<Trouble>,
-    /// Its place in what is remembered of a sensor; none when it needs no memory.
+    /// Its place in what is remembered of a sensor; none when it needs no memory of its own.
     slot: Option<usize>,
     uses_previous: bool,
     /// Its troubles are neither counted nor told: what it judges was judged before.
@@ -146,7 +146,7 @@ impl Rules {
         let mut slots = 0;
         for rule in &mut rules {
             let settings = &rule.settings;
-            if rule.uses_previous
+            if rule.keeps_previous()
                 || rule.clear.is_some()
                 || !settings.hold.is_zero()
                 || settings.silent.is_some()
@@ -160,7 +160,7 @@ impl Rules {
             states: States::new(slots, STATE_BYTES_MAX),
             composites: Composites::new(settings),
             state_bytes_max: STATE_BYTES_MAX,
-            readings_have_state: rules.iter().any(|rule| rule.slot.is_some() && rule.is_of_readings()),
+            readings_have_state: rules.iter().any(|rule| rule.remembers() && rule.is_of_readings()),
             has_silent: rules.iter().any(|rule| rule.settings.silent.is_some()),
             has_windows: rules.iter().any(|rule| rule.settings.window.is_some()),
             listens_since: 0.0,
@@ -205,6 +205,9 @@ impl Rules {
         let pairs = old_rules.iter().zip(&unchanged);
         let kept = pairs.filter_map(|(old, now)| Some((old.slot?, self.rules[(*now)?].slot?)));
         self.states.carry_over(old_states, &kept.collect::<Vec<_>>());
+        if !self.rules.iter().any(Rule::remembers) {
+            self.states.clear();
+        }
         self.composites.carry_over(old_composites, &unchanged);
         self.share(state_bytes_max);
         for (old, now) in old_rules.into_iter().zip(unchanged) {
@@ -226,6 +229,7 @@ impl Rules {
         let mut sensor = readings_have_state.then(|| states.of(reading.sensor_name));
         let mut is_awaited = false;
         let mut ctx = Context::new(reading);
+        ctx.set_previous(sensor.as_ref().and_then(|sensor| sensor.previous()));
         for (index, rule) in rules.iter_mut().enumerate().filter(|(_, rule)| rule.is_of_readings()) {
             let slot = rule.slot.and_then(|slot| sensor.as_mut()?.slots.get_mut(slot));
             if rule.settings.silent.is_some() {
@@ -235,6 +239,7 @@ impl Rules {
             }
         }
         if let Some(sensor) = sensor {
+            sensor.remember(reading, judged.stamped);
             // What nobody asks for need not be kept.
             let is_kept = is_awaited || sensor.heard.is_some();
             let grown = if is_kept { sensor.hear(judged) } else { 0 };
@@ -424,10 +429,20 @@ impl Rule {
         self.settings.window.is_none() && self.settings.composite.is_none()
     }
 
+    /// Whether it remembers the result before: the reading before is the same for all rules, and kept once.
+    fn keeps_previous(&self) -> bool {
+        self.uses_previous && self.settings.window.is_some()
+    }
+
+    /// Whether readings before have to do with how it judges one.
+    fn remembers(&self) -> bool {
+        self.slot.is_some() || self.uses_previous
+    }
+
     /// Whether the condition is true, and has been for long enough. For silence: whether that is waited for.
     fn judge(&mut self, ctx: &mut Context<'_>, judged: Judged<'_>, slot: Option<&mut Slot>) -> bool {
         let Judged { reading, stamped, .. } = judged;
-        if self.uses_previous {
+        if self.keeps_previous() {
             ctx.set_previous(slot.as_ref().and_then(|slot| slot.previous));
         }
         let verdict = self.condition.is_true(ctx);
@@ -449,7 +464,7 @@ impl Rule {
             slot.is_fired = verdict != Ok(true);
             self.note(&verdict);
         }
-        if self.uses_previous {
+        if self.keeps_previous() {
             slot.remember(reading, stamped);
         }
         holds

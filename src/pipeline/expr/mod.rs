@@ -70,6 +70,12 @@ pub struct Previous {
     pub timestamp: f64,
 }
 
+impl Previous {
+    pub fn of(reading: Reading<'_>) -> Self {
+        Self { value: reading.value, timestamp: reading.timestamp }
+    }
+}
+
 impl Expression {
     /// Reads a Python expression. White space around it is of no account, as are the line ends of a
     /// multi-line string that holds it.

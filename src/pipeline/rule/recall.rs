@@ -64,7 +64,7 @@ impl Rules {
             let within = composite.as_ref().map_or(Duration::ZERO, |composite| composite.within);
             reach.each = reach.each.max(*hold).max(within);
             let last = (*cooldown).max(silent.unwrap_or_default());
-            let at_least = if rule.slot.is_some() { LAST_MIN } else { Duration::ZERO };
+            let at_least = if rule.remembers() { LAST_MIN } else { Duration::ZERO };
             reach.last = reach.last.max(last).max(at_least);
         }
         Reach { last: reach.last.max(reach.each), ..reach }
@@ -93,7 +93,7 @@ impl Recall {
         let mut judges = Vec::with_capacity(all.len());
         for (index, rule) in all.iter_mut().enumerate() {
             rule.is_muted = true;
-            let is_told = rule.slot.is_some() || composites.ask_for(index);
+            let is_told = rule.remembers() || composites.ask_for(index);
             let sees = (sight.metadata || !rule.asks_for(Expression::uses_metadata))
                 && (sight.unit || !rule.asks_for(Expression::uses_unit));
             judges.push(is_told && sees);
@@ -145,6 +145,7 @@ impl Recall {
         let mut sensor = readings_have_state.then(|| states.of(reading.sensor_name));
         let mut is_awaited = false;
         let mut ctx = Context::new(reading);
+        ctx.set_previous(sensor.as_ref().and_then(|sensor| sensor.previous()));
         let all = rules.iter_mut().enumerate();
         for (index, rule) in all.filter(|(index, rule)| judges[*index] && rule.is_of_readings()) {
             let slot = rule.slot.and_then(|slot| sensor.as_mut()?.slots.get_mut(slot));
@@ -155,6 +156,7 @@ impl Recall {
             }
         }
         if let Some(sensor) = sensor {
+            sensor.remember(reading, judged.stamped);
             let is_kept = is_awaited || sensor.heard.is_some();
             // What was hashed must not be hashed again when the event of a silence has it.
             let metadata = if self.sight.metadata { reading.metadata } else { "{}" };

@@ -14,7 +14,7 @@ use crate::reading::Reading;
 #[derive(Debug)]
 pub(super) struct States {
     sensors: HashMap<Box<str>, Sensor>,
-    /// Rules that remember anything.
+    /// Rules that remember anything of their own.
     slots: usize,
     next_use: u64,
     bytes: usize,
@@ -22,11 +22,13 @@ pub(super) struct States {
     evictions: Arc<AtomicU64>,
 }
 
-/// One sensor, with a slot for each rule that remembers anything.
+/// One sensor, with a slot for each rule that remembers anything of its own.
 #[derive(Debug)]
 pub(super) struct Sensor {
     used: u64,
     pub(super) slots: Box<[Slot]>,
+    /// The reading before, and whether it is on the agent's own clock.
+    previous: Option<(Previous, bool)>,
     /// Where a rule waits for silence.
     pub(super) heard: Option<Heard>,
 }
@@ -34,6 +36,7 @@ pub(super) struct Sensor {
 /// What one rule remembers of one sensor.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Slot {
+    /// Of a window's results.
     pub(super) previous: Option<Previous>,
     /// Unix seconds, by the readings: the newest, and since when the condition holds.
     newest: Option<f64>,
@@ -86,7 +89,8 @@ impl States {
     /// What is remembered of a sensor, nothing yet when it is new. Call [`Self::settle`] afterwards.
     pub(super) fn of(&mut self, name: &str) -> &mut Sensor {
         if !self.sensors.contains_key(name) {
-            let sensor = Sensor { used: 0, slots: vec![Slot::default(); self.slots].into(), heard: None };
+            let slots = vec![Slot::default(); self.slots].into();
+            let sensor = Sensor { used: 0, slots, previous: None, heard: None };
             self.bytes += sensor.bytes(name);
             self.sensors.insert(name.into(), sensor);
         }
@@ -133,6 +137,9 @@ impl States {
             if let Some(heard) = sensor.heard.as_mut().filter(|heard| heard.stamped) {
                 heard.timestamp += moved;
             }
+            if let Some((previous, true)) = &mut sensor.previous {
+                previous.timestamp += moved;
+            }
             for slot in sensor.slots.iter_mut().filter(|slot| slot.stamped) {
                 slot.newest = slot.newest.map(|newest| newest + moved);
                 slot.since = slot.since.map(|since| since + moved);
@@ -141,14 +148,11 @@ impl States {
         }
     }
 
-    /// Takes over what `old` remembers for the pairs of old and new slot in `kept`.
+    /// Takes over what `old` remembers for the pairs of old and new slot in `kept`, and of every sensor.
     pub(super) fn carry_over(&mut self, old: Self, kept: &[(usize, usize)]) {
         self.evictions = old.evictions;
         self.bytes_max = old.bytes_max;
         self.next_use = old.next_use;
-        if kept.is_empty() {
-            return;
-        }
         for (name, sensor) in old.sensors {
             let mut slots = vec![Slot::default(); self.slots];
             for (from, to) in kept {
@@ -167,6 +171,14 @@ impl States {
 }
 
 impl Sensor {
+    pub(super) fn previous(&self) -> Option<Previous> {
+        self.previous.map(|(previous, _)| previous)
+    }
+
+    pub(super) fn remember(&mut self, reading: Reading<'_>, stamped: bool) {
+        self.previous = Some((Previous::of(reading), stamped));
+    }
+
     /// Notes a reading; returns the bytes it grew by.
     pub(super) fn hear(&mut self, judged: Judged<'_>) -> usize {
         let Judged { reading, stamped, since_boot, leaves } = judged;
@@ -219,7 +231,7 @@ impl Slot {
     }
 
     pub(super) fn remember(&mut self, reading: Reading<'_>, stamped: bool) {
-        self.previous = Some(Previous { value: reading.value, timestamp: reading.timestamp });
+        self.previous = Some(Previous::of(reading));
         self.stamped = stamped;
     }
 }
