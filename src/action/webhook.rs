@@ -18,7 +18,7 @@ use super::settings::{Webhook, is_loopback};
 use crate::config::section::Secret;
 use crate::upload::connect::{self, Opened};
 use crate::upload::message::{AGENT, IDEMPOTENCY_KEY, address, read_start, uri};
-use crate::upload::proxy::{Environment, Via};
+use crate::upload::proxy::{Environment, Proxy, Via};
 use crate::upload::stamp::{Stamp, file_stamps};
 use crate::upload::trouble::{chain, is_certificate_error};
 use crate::upload::wire::Wire;
@@ -28,6 +28,8 @@ use crate::upload::wire::Wire;
 pub struct Client {
     /// With the stamps of its files.
     tls: Option<(Vec<Stamp>, Arc<ClientConfig>)>,
+    /// The proxy that the log was told of.
+    told: Option<(String, u16)>,
 }
 
 impl Client {
@@ -65,6 +67,7 @@ impl Client {
         let url = settings.url.read_again().map_err(|fault| Failure::passing(format!("url: {fault}")))?;
         let url = Url::parse(url.reveal()).map_err(|_| Failure::lasting("url: is not a URL"))?;
         let via = if is_loopback(&url) { None } else { via(settings, &url, environment)? };
+        self.tell(settings, &url, via.as_ref());
         let tls = if url.scheme() == "https" { Some(self.tls(settings).await?) } else { None };
         let is_forwarded = via.is_some() && tls.is_none();
         let mut request = Request::new(Full::new(Bytes::copy_from_slice(event)));
@@ -87,6 +90,25 @@ impl Client {
         };
         let answered = send(opened, request).await;
         answered.map_err(|error| Failure::passing(format!("no answer of the webhook: {}", chain(&error))))
+    }
+
+    /// Says which way the events of a webhook go when that is not the straight one, once for each way.
+    fn tell(&mut self, settings: &Webhook, url: &Url, via: Option<&Via>) {
+        let way = via.map(|via| (via.host.clone(), via.port));
+        if way == self.told {
+            return;
+        }
+        if let Some((host, port)) = &way {
+            let set_by = if settings.proxy == Proxy::System { "the environment" } else { "cloud.proxy" };
+            let webhook = url.host_str().unwrap_or_default();
+            tracing::info!(
+                webhook,
+                proxy = format!("{host}:{port}"),
+                set_by,
+                "a webhook goes through a proxy"
+            );
+        }
+        self.told = way;
     }
 
     /// As the files are now.

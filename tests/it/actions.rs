@@ -11,8 +11,14 @@ use crate::http_ingest::Door;
 
 /// A daemon with one rule, whose events start `actions`, and the door for its readings.
 async fn daemon(actions: &str, more: &str) -> (Daemon, Door, Home) {
+    daemon_in(&[], actions, more).await
+}
+
+/// The same with `environment` besides.
+async fn daemon_in(environment: &[(&str, &str)], actions: &str, more: &str) -> (Daemon, Door, Home) {
     let door = Door::new();
     let home = Home::new(&config(&door, actions, more));
+    let home = environment.iter().fold(home, |home, (name, value)| home.env(name, value));
     let daemon = home.start().await;
     door.open(&daemon).await;
     (daemon, door, home)

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{daemon, fire, outcome};
+use super::{daemon, daemon_in, fire, outcome};
 use crate::harness::endpoint::receiver::behaviour::Behaviour;
 use crate::harness::endpoint::{Endpoint, Pki};
+use crate::harness::proxy::Proxy;
 use crate::harness::stored;
 
 /// A receiver of events. It answers as it is told, for what comes is no batch.
@@ -37,6 +38,13 @@ impl Hook {
              headers = {{ Authorization = 'Bearer header-secret' }}\n{more}",
             ca.display()
         )
+    }
+
+    /// The same, for a name that only a proxy can find.
+    fn action_behind(&self, more: &str) -> String {
+        self.action(&format!("with_delivery_only = false\n{more}"))
+            .replace("//localhost:", "//receiver.test:")
+            .replace("//127.0.0.1:", "//receiver.test:")
     }
 
     pub fn bodies(&self) -> Vec<Value> {
@@ -123,5 +131,58 @@ async fn a_receiver_that_cannot_be_trusted_gets_nothing() {
     let error = health["actions"][0]["last_error"].as_str().unwrap();
     assert!(error.starts_with("no connection to the webhook") && error.contains("certificate"), "{error}");
     assert!(hook.bodies().is_empty());
+    daemon.stop().await;
+}
+
+/// A proxy of the environment that nobody may ask.
+const NOBODY: &str = "http://127.0.0.1:9";
+
+#[tokio::test]
+async fn a_webhook_goes_through_the_proxy_of_the_cloud_and_not_through_that_of_the_environment() {
+    let hook = Hook::start(204).await;
+    let tunnel = Proxy::start(Some("Basic ZWRnZTpwQHNz")).await;
+    let cloud = format!("[cloud]\nproxy = 'http://edge:p%40ss@{}'\n", tunnel.address);
+    let environment = [("https_proxy", NOBODY), ("HTTPS_PROXY", NOBODY)];
+    let (daemon, door, _home) = daemon_in(&environment, &hook.action_behind(""), &cloud).await;
+    for value in [90, 91] {
+        fire(&door, "oven", value, json!({})).await;
+    }
+    outcome(&daemon, "succeeded", 2).await;
+    assert_eq!((tunnel.tunnels(), tunnel.refused(), hook.bodies().len()), (2, 0, 2));
+    let log = daemon.stop().await;
+    let told = format!("webhook=receiver.test proxy={} set_by=cloud.proxy", tunnel.address);
+    assert_eq!(log.matches("a webhook goes through a proxy").count(), 1, "{log}");
+    assert!(log.contains(&told) && !log.contains("p%40ss") && !log.contains("p@ss"), "{log}");
+}
+
+#[tokio::test]
+async fn the_environment_names_the_proxy_of_a_webhook_unless_the_configuration_says_none_and_the_log_says_so()
+{
+    let hook = Hook::start(204).await;
+    for (cloud, succeeds) in [("", true), ("[cloud]\nproxy = 'none'\n", false)] {
+        let tunnel = Proxy::start(None).await;
+        let address = format!("http://{}", tunnel.address);
+        let action = hook.action_behind("attempts = 1\n");
+        let (daemon, door, _home) = daemon_in(&[("https_proxy", &address)], &action, cloud).await;
+        fire(&door, "oven", 90, json!({})).await;
+        outcome(&daemon, if succeeds { "succeeded" } else { "failed" }, 1).await;
+        assert_eq!(tunnel.tunnels(), u64::from(succeeds), "{cloud}");
+        let log = daemon.stop().await;
+        let told = format!("proxy={} set_by=\"the environment\"", tunnel.address);
+        assert_eq!(log.contains(&told), succeeds, "{log}");
+    }
+    assert_eq!(hook.bodies().len(), 1);
+}
+
+#[tokio::test]
+async fn a_webhook_on_this_device_is_asked_without_any_proxy() {
+    let hook = Hook::start(204).await;
+    let tunnel = Proxy::start(None).await;
+    let address = format!("http://{}", tunnel.address);
+    let cloud = format!("[cloud]\nproxy = '{address}'\n");
+    let (daemon, door, _home) = daemon_in(&[("https_proxy", &address)], &hook.action(""), &cloud).await;
+    fire(&door, "oven", 90, json!({})).await;
+    outcome(&daemon, "succeeded", 1).await;
+    assert_eq!((tunnel.tunnels(), tunnel.forwarded()), (0, 0));
     daemon.stop().await;
 }
