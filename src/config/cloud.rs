@@ -1,6 +1,6 @@
 //! Reads `[cloud]`.
 
-use url::Url;
+use url::{ParseError, Url};
 
 use super::section::{Secret, Section};
 use crate::action::settings::is_loopback;
@@ -60,6 +60,11 @@ fn endpoint(section: &mut Section<'_>, enabled: bool, notes: &mut Vec<String>) -
 /// Whether `text` is a URL that something can be posted to; `what` goes over it.
 pub fn check_url(section: &Section<'_>, key: &str, text: &str, notes: &mut Vec<String>, what: &str) {
     match Url::parse(text) {
+        // What it takes to write such a name in ASCII is left out of the program, see Cargo.toml.
+        Err(ParseError::IdnaError) => section.refuse(
+            key,
+            "has letters in its host name that are not ASCII, or a wrong xn-- label; give the name as it stands in DNS",
+        ),
         Err(error) => {
             section.refuse(key, format_args!("is not a URL ({error}); give one such as {ENDPOINT}"));
         }
