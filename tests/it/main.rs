@@ -31,6 +31,7 @@ mod order;
 mod outage;
 mod power_cut;
 mod privacy;
+mod release;
 mod reload;
 mod rules;
 mod rules_oracle;
