@@ -18,8 +18,9 @@ impl Bench {
         let (judged, memory) = self.judged(report, &what, &sections(), seconds)?;
         report.add_aimed(format!("CPU, {what}"), judged, "s/s", CORES_MAX);
         report.add("CPU of windows and rules", (judged - plain) / RATE as f64 * 1e6, "us/reading");
-        let state = memory.saturating_sub(plain_memory);
-        report.add_aimed("state of windows and rules", mb(state), "MB", STATE_MB_MAX);
+        let grown = memory.saturating_sub(plain_memory);
+        // More than their state, which tests/allocations counts: their results wait in buffers, and the allocator keeps those.
+        report.add("anonymous memory of windows and rules", mb(grown), "MB");
         Ok(())
     }
 
@@ -87,4 +88,3 @@ const SENSORS: u32 = 1000;
 const RULES: u32 = 100;
 const WINDOWS: u32 = 20;
 const CORES_MAX: f64 = 1.0;
-const STATE_MB_MAX: f64 = 8.0;

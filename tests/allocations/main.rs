@@ -7,6 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
 
+use pyvorin_edge::pipeline::rule::{self, Judged, Rules};
 use pyvorin_edge::pipeline::window::{Aggregation, Kind, Settings, Windows};
 use pyvorin_edge::reading::Reading;
 
@@ -108,19 +109,47 @@ fn windows_allocate_nothing_for_a_reading() {
 }
 
 #[test]
-fn twenty_windows_over_a_thousand_sensors_take_less_than_8_mb() {
+fn twenty_windows_and_a_hundred_rules_over_a_thousand_sensors_take_less_than_8_mb() {
     let settings: Vec<_> = (0..20).map(|number| window(&number.to_string(), Some("*"), 60, 60)).collect();
     let before = HELD_BYTES.get();
     let mut windows = Windows::new(&settings);
-    for number in 0..1000 {
-        let name = format!("plant/line-{}/sensor-{number}", number % 7);
-        let reading = Reading { sensor_name: &name, timestamp: T, value: 1.0, unit: "C", metadata: "{}" };
-        windows.add(reading, true, false, &mut |_| {});
+    let mut rules = Rules::new(&(0..100).map(rule).collect::<Vec<_>>()).unwrap();
+    let compiled = HELD_BYTES.get() - before;
+    let names: Vec<_> =
+        (0..1000).map(|number| format!("plant/line-{}/sensor-{number}", number % 7)).collect();
+    let mut allocations = 0;
+    let before_readings = HELD_BYTES.get();
+    for second in 0..3 {
+        allocations = ALLOCATIONS.get();
+        for name in &names {
+            let timestamp = T + f64::from(second);
+            let reading = Reading { sensor_name: name, timestamp, value: 20.0, unit: "C", metadata: "{}" };
+            windows.add(reading, true, false, &mut |_| {});
+            let judged = Judged { reading, stamped: false, since_boot: f64::from(second), leaves: true };
+            rules.evaluate(judged, &mut |_| panic!("none of them is about such a value"));
+        }
+        allocations = ALLOCATIONS.get() - allocations;
     }
+    let held = HELD_BYTES.get() - before_readings + compiled;
     assert_eq!(windows.counts().left_out, 0);
-    let held = HELD_BYTES.get() - before;
-    println!("{held} bytes, {} a pair of window and sensor", held / 20_000);
+    println!(
+        "{held} bytes, {compiled} of them for what is compiled; {allocations} allocations for the last 1,000 readings"
+    );
     assert!((5_000_000..8_000_000).contains(&held), "{held}");
+    assert_eq!(allocations, 0, "once every sensor is known");
+}
+
+/// Of the usual kinds.
+fn rule(number: u32) -> rule::Settings {
+    let condition_expr = match number % 5 {
+        0 => format!("ctx.value > {}.5", 1000 + number),
+        1 => format!("ctx.value < -{number}.0 and ctx.unit == 'C'"),
+        2 => format!("abs(ctx.value - 20.0) > {} or ctx.metadata.get('fault', False)", 500 + number),
+        3 => format!("prev.value is not None and ctx.value - prev.value > {}", 100 + number),
+        _ => format!("ctx.sensor_name == 'sensor-{number}' and not -40 < ctx.value < {}", 900 + number),
+    };
+    let cooldown = Duration::from_secs(60);
+    rule::Settings { name: format!("r{number}"), condition_expr, cooldown, ..rule::Settings::default() }
 }
 
 #[test]

@@ -11,6 +11,11 @@ use super::value::{Dict, Text, Value};
 /// Longest metadata an expression reads, in bytes.
 pub const METADATA_BYTES_MAX: usize = 16 * 1024;
 
+thread_local! {
+    /// Of the many readings without any metadata: nothing is allocated for those.
+    static NONE: Rc<Dict<'static>> = Rc::default();
+}
+
 /// Reads a whole text that holds one object.
 ///
 /// # Errors
@@ -18,6 +23,9 @@ pub const METADATA_BYTES_MAX: usize = 16 * 1024;
 pub(super) fn parse(text: &str) -> Result<Rc<Dict<'_>>, EvalError> {
     if text.len() > METADATA_BYTES_MAX {
         return Err(EvalError::new(ErrorClass::Limit, "the metadata is longer than 16384 bytes"));
+    }
+    if text == "{}" {
+        return Ok(NONE.with(Rc::clone));
     }
     let mut reader = Reader { text, at: 0, depth: 0 };
     reader.skip_space();
