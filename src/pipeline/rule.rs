@@ -225,16 +225,40 @@ impl Rules {
     /// rules come last. It does not wait. The reading's numbers are finite and its metadata is a JSON object.
     pub fn evaluate(&mut self, judged: Judged<'_>, fired: &mut impl FnMut(Fired<'_>)) {
         let reading = judged.reading;
+        self.judge_reading(
+            judged,
+            judged,
+            |_| true,
+            |rule, index, holds, cooldowns| holds && rule.fire(index, judged, cooldowns, fired),
+        );
+        self.judge_composites(Moment::of(judged), &mut |rule, leaves| {
+            fired(Fired { rule, reading, leaves });
+        });
+    }
+
+    /// Lets the rules for readings that `judges` names by their numbers judge one. `fires` says of each that has not
+    /// fired, and which holds or not, whether it fires on this one. `heard` is the reading as a silence will tell of it.
+    fn judge_reading(
+        &mut self,
+        judged: Judged<'_>,
+        heard: Judged<'_>,
+        judges: impl Fn(usize) -> bool,
+        mut fires: impl FnMut(&Rule, usize, bool, &mut Cooldowns) -> bool,
+    ) {
+        let reading = judged.reading;
         let Self { rules, cooldowns, states, composites, readings_have_state, .. } = self;
         let mut sensor = readings_have_state.then(|| states.of(reading.sensor_name));
         let mut is_awaited = false;
         let mut ctx = Context::new(reading);
         ctx.set_previous(sensor.as_ref().and_then(|sensor| sensor.previous()));
-        for (index, rule) in rules.iter_mut().enumerate().filter(|(_, rule)| rule.is_of_readings()) {
+        let is_asked = |(index, rule): &(usize, &mut Rule)| rule.is_of_readings() && judges(*index);
+        for (index, rule) in rules.iter_mut().enumerate().filter(is_asked) {
             let slot = rule.slot.and_then(|slot| sensor.as_mut()?.slots.get_mut(slot));
             if rule.settings.silent.is_some() {
                 is_awaited |= rule.judge(&mut ctx, judged, slot);
-            } else if rule.judge_and_fire(index, &mut ctx, judged, slot, cooldowns, fired) {
+            } else if rule
+                .judge_to_fire(&mut ctx, judged, slot, |rule, holds| fires(rule, index, holds, cooldowns))
+            {
                 composites.note(index);
             }
         }
@@ -242,12 +266,9 @@ impl Rules {
             sensor.remember(reading, judged.stamped);
             // What nobody asks for need not be kept.
             let is_kept = is_awaited || sensor.heard.is_some();
-            let grown = if is_kept { sensor.hear(judged) } else { 0 };
+            let grown = if is_kept { sensor.hear(heard) } else { 0 };
             states.settle(grown);
         }
-        self.judge_composites(Moment::of(judged), &mut |rule, leaves| {
-            fired(Fired { rule, reading, leaves });
-        });
     }
 
     /// Judges the result of the window of this name by the rules for it, as [`Self::evaluate`] does a reading;
@@ -262,20 +283,42 @@ impl Rules {
         if !self.has_windows {
             return;
         }
+        let reading = judged.reading;
+        self.judge_result(
+            window,
+            values,
+            judged,
+            |_| true,
+            |rule, index, holds, cooldowns| holds && rule.fire(index, judged, cooldowns, fired),
+        );
+        self.judge_composites(Moment::of(judged), &mut |rule, leaves| {
+            fired(Fired { rule, reading, leaves });
+        });
+    }
+
+    /// As [`Self::judge_reading`], for the result of a window.
+    fn judge_result(
+        &mut self,
+        window: &str,
+        values: window::Values,
+        judged: Judged<'_>,
+        judges: impl Fn(usize) -> bool,
+        mut fires: impl FnMut(&Rule, usize, bool, &mut Cooldowns) -> bool,
+    ) {
         let Self { rules, cooldowns, states, composites, .. } = self;
         let reading = judged.reading;
         let mut ctx = Context::new(reading).with_window(values);
-        let is_of_it = |rule: &Rule| rule.settings.window.as_deref() == Some(window);
-        for (index, rule) in rules.iter_mut().enumerate().filter(|(_, rule)| is_of_it(rule)) {
+        let is_asked = |(index, rule): &(usize, &mut Rule)| {
+            rule.settings.window.as_deref() == Some(window) && judges(*index)
+        };
+        for (index, rule) in rules.iter_mut().enumerate().filter(is_asked) {
             let slot = rule.slot.and_then(|slot| states.of(reading.sensor_name).slots.get_mut(slot));
-            if rule.judge_and_fire(index, &mut ctx, judged, slot, cooldowns, fired) {
+            if rule.judge_to_fire(&mut ctx, judged, slot, |rule, holds| fires(rule, index, holds, cooldowns))
+            {
                 composites.note(index);
             }
         }
         states.settle(0);
-        self.judge_composites(Moment::of(judged), &mut |rule, leaves| {
-            fired(Fired { rule, reading, leaves });
-        });
     }
 
     /// Calls back for each sensor and rule whose silence has lasted long enough, once per silence. To be called
@@ -470,32 +513,45 @@ impl Rule {
         holds
     }
 
-    /// Judges a reading and fires where it may; whether the rule holds, as rules over rules see it.
-    fn judge_and_fire(
+    /// Judges a reading; unless it fired before and is not cleared, `fires` says of it and of whether it holds whether
+    /// it fires. Returns whether it holds, as rules over rules see it.
+    fn judge_to_fire(
         &mut self,
-        index: usize,
         ctx: &mut Context<'_>,
         judged: Judged<'_>,
         mut slot: Option<&mut Slot>,
-        cooldowns: &mut Cooldowns,
-        fired: &mut impl FnMut(Fired<'_>),
+        fires: impl FnOnce(&Self, bool) -> bool,
     ) -> bool {
-        let Judged { reading, stamped, .. } = judged;
         let was_fired = slot.as_ref().is_some_and(|slot| slot.is_fired);
         let holds = self.judge(ctx, judged, slot.as_deref_mut());
         if was_fired {
             // On the reading that clears it, it is neither.
             return slot.is_some_and(|slot| slot.is_fired);
         }
-        let Settings { cooldown, .. } = self.settings;
-        if holds && cooldowns.permits(index, reading.sensor_name, reading.timestamp, cooldown, stamped) {
-            self.counters.events.fetch_add(1, Relaxed);
-            if let Some(slot) = slot {
-                slot.is_fired = self.clear.is_some();
-            }
-            fired(Fired { rule: self, reading, leaves: true });
+        if fires(self, holds)
+            && let Some(slot) = slot
+        {
+            slot.is_fired = self.clear.is_some();
         }
         holds
+    }
+
+    /// Fires on the reading on which it holds, where its cooldown lets it; whether it did.
+    fn fire(
+        &self,
+        index: usize,
+        judged: Judged<'_>,
+        cooldowns: &mut Cooldowns,
+        fired: &mut impl FnMut(Fired<'_>),
+    ) -> bool {
+        let Judged { reading, stamped, .. } = judged;
+        let Settings { cooldown, .. } = self.settings;
+        let permits = cooldowns.permits(index, reading.sensor_name, reading.timestamp, cooldown, stamped);
+        if permits {
+            self.counters.events.fetch_add(1, Relaxed);
+            fired(Fired { rule: self, reading, leaves: true });
+        }
+        permits
     }
 
     /// Of a rule over rules that holds: itself, when it may fire.

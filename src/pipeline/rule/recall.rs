@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::composite::{Composites, Moment};
-use super::state::{Silence, Slot};
-use super::{Judged, Rule, Rules, Settings, TIMESTAMP_PRECISION_SECONDS};
-use crate::pipeline::expr::{Context, Expression};
+use super::state::Silence;
+use super::{Judged, Rules, Settings, TIMESTAMP_PRECISION_SECONDS};
+use crate::pipeline::expr::Expression;
 use crate::pipeline::window;
 use crate::reading::Reading;
 
@@ -138,34 +138,21 @@ impl Recall {
         if !self.takes_readings {
             return;
         }
-        let reading = judged.reading;
-        let Self {
-            rules: Rules { rules, states, composites, readings_have_state, .. }, judges, fires, ..
-        } = self;
-        let mut sensor = readings_have_state.then(|| states.of(reading.sensor_name));
-        let mut is_awaited = false;
-        let mut ctx = Context::new(reading);
-        ctx.set_previous(sensor.as_ref().and_then(|sensor| sensor.previous()));
-        let all = rules.iter_mut().enumerate();
-        for (index, rule) in all.filter(|(index, rule)| judges[*index] && rule.is_of_readings()) {
-            let slot = rule.slot.and_then(|slot| sensor.as_mut()?.slots.get_mut(slot));
-            if rule.settings.silent.is_some() {
-                is_awaited |= rule.judge(&mut ctx, judged, slot);
-            } else if rule.judge_again(index, &mut ctx, judged, slot, fires) {
-                composites.note(index);
-            }
-        }
-        if let Some(sensor) = sensor {
-            sensor.remember(reading, judged.stamped);
-            let is_kept = is_awaited || sensor.heard.is_some();
-            // What was hashed must not be hashed again when the event of a silence has it.
-            let metadata = if self.sight.metadata { reading.metadata } else { "{}" };
-            let unit = if self.sight.unit { reading.unit } else { "" };
-            let heard = Judged { reading: Reading { unit, metadata, ..reading }, ..judged };
-            let grown = if is_kept { sensor.hear(heard) } else { 0 };
-            states.settle(grown);
-        }
-        hold_together(composites, Moment::of(judged));
+        let Reading { sensor_name, timestamp, .. } = judged.reading;
+        // What was hashed must not be hashed again when the event of a silence has it.
+        let metadata = if self.sight.metadata { judged.reading.metadata } else { "{}" };
+        let unit = if self.sight.unit { judged.reading.unit } else { "" };
+        let heard = Judged { reading: Reading { unit, metadata, ..judged.reading }, ..judged };
+        let Self { rules, judges, fires, .. } = self;
+        rules.judge_reading(
+            judged,
+            heard,
+            |index| judges[index],
+            |rule, index, _, _| {
+                rule.clear.is_some() && fires.contains(&(index, digest(sensor_name, timestamp)))
+            },
+        );
+        hold_together(&mut rules.composites, Moment::of(judged));
     }
 
     /// Takes the result of a window that was judged before.
@@ -173,20 +160,18 @@ impl Recall {
         if !self.takes_readings || !self.rules.has_windows {
             return;
         }
-        let Self { rules: Rules { rules, states, composites, .. }, judges, fires, .. } = self;
-        let mut ctx = Context::new(judged.reading).with_window(values);
-        for (index, rule) in rules.iter_mut().enumerate() {
-            if !judges[index] || rule.settings.window.as_deref() != Some(window) {
-                continue;
-            }
-            let name = judged.reading.sensor_name;
-            let slot = rule.slot.and_then(|slot| states.of(name).slots.get_mut(slot));
-            if rule.judge_again(index, &mut ctx, judged, slot, fires) {
-                composites.note(index);
-            }
-        }
-        states.settle(0);
-        hold_together(composites, Moment::of(judged));
+        let Reading { sensor_name, timestamp, .. } = judged.reading;
+        let Self { rules, judges, fires, .. } = self;
+        rules.judge_result(
+            window,
+            values,
+            judged,
+            |index| judges[index],
+            |rule, index, _, _| {
+                rule.clear.is_some() && fires.contains(&(index, digest(sensor_name, timestamp)))
+            },
+        );
+        hold_together(&mut rules.composites, Moment::of(judged));
     }
 
     /// Takes an event, behind the readings of its commit.
@@ -233,28 +218,6 @@ impl Recall {
         rules.cooldowns.evictions().store(0, Relaxed);
         rules.states.evictions().store(0, Relaxed);
         rules
-    }
-}
-
-impl Rule {
-    /// Judges what was judged before; whether it holds, as rules over rules see it.
-    fn judge_again(
-        &mut self,
-        index: usize,
-        ctx: &mut Context<'_>,
-        judged: Judged<'_>,
-        mut slot: Option<&mut Slot>,
-        fires: &HashSet<(usize, u64)>,
-    ) -> bool {
-        let was_fired = slot.as_ref().is_some_and(|slot| slot.is_fired);
-        let holds = self.judge(ctx, judged, slot.as_deref_mut());
-        let Some(slot) = slot else { return holds };
-        if was_fired {
-            return slot.is_fired;
-        }
-        let Reading { sensor_name, timestamp, .. } = judged.reading;
-        slot.is_fired = self.clear.is_some() && fires.contains(&(index, digest(sensor_name, timestamp)));
-        holds
     }
 }
 
