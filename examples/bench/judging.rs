@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::children::publish;
+use super::conditions::condition;
 use super::report::Report;
 use super::scenarios::{Bench, LOAD_MAX, mb};
 
@@ -53,7 +54,7 @@ impl Bench {
     }
 }
 
-/// Conditions of the usual kinds, which hardly ever hold, and windows over every sensor.
+/// Conditions that hardly ever hold, and windows over every sensor.
 fn sections() -> String {
     let mut text = String::new();
     for number in 0..WINDOWS {
@@ -67,13 +68,7 @@ fn sections() -> String {
         .expect("writing to a string cannot fail");
     }
     for number in 0..RULES {
-        let condition = match number % 5 {
-            0 => format!("ctx.value > {}.5", 1000 + number),
-            1 => format!("ctx.value < -{number}.0 and ctx.unit == 'C'"),
-            2 => format!("abs(ctx.value - 20.0) > {} or ctx.metadata.get('fault', False)", 500 + number),
-            3 => format!("prev.value is not None and ctx.value - prev.value > {}", 100 + number),
-            _ => format!("ctx.sensor_name == 'sensor-{number}' and not -40 < ctx.value < {}", 900 + number),
-        };
+        let condition = condition(number);
         write!(
             text,
             "[[rules]]\nname = 'r{number}'\ncondition_expr = \"{condition}\"\ncooldown_seconds = 60\n"

@@ -4,6 +4,7 @@
 mod agent;
 mod cgroup;
 mod children;
+mod conditions;
 mod endpoint;
 mod flood;
 mod judging;

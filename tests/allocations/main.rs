@@ -11,6 +11,11 @@ use pyvorin_edge::pipeline::rule::{self, Judged, Rules};
 use pyvorin_edge::pipeline::window::{Aggregation, Kind, Settings, Windows};
 use pyvorin_edge::reading::Reading;
 
+#[path = "../../examples/bench/conditions.rs"]
+mod conditions;
+
+use conditions::condition;
+
 struct Counting;
 
 thread_local! {
@@ -139,15 +144,8 @@ fn twenty_windows_and_a_hundred_rules_over_a_thousand_sensors_take_less_than_8_m
     assert_eq!(allocations, 0, "once every sensor is known");
 }
 
-/// Of the usual kinds.
 fn rule(number: u32) -> rule::Settings {
-    let condition_expr = match number % 5 {
-        0 => format!("ctx.value > {}.5", 1000 + number),
-        1 => format!("ctx.value < -{number}.0 and ctx.unit == 'C'"),
-        2 => format!("abs(ctx.value - 20.0) > {} or ctx.metadata.get('fault', False)", 500 + number),
-        3 => format!("prev.value is not None and ctx.value - prev.value > {}", 100 + number),
-        _ => format!("ctx.sensor_name == 'sensor-{number}' and not -40 < ctx.value < {}", 900 + number),
-    };
+    let condition_expr = condition(number);
     let cooldown = Duration::from_secs(60);
     rule::Settings { name: format!("r{number}"), condition_expr, cooldown, ..rule::Settings::default() }
 }
