@@ -52,7 +52,10 @@ pub async fn rebuild(past: Past, kept: Kept, clock: Clock) -> (Kept, u64) {
     let fresh = kept.begun_anew();
     // The runtime has others to serve, and a disk may be slow.
     match tokio::task::spawn_blocking(move || Reader::new(past, &kept, clock).read(kept)).await {
-        Ok(rebuilt) => rebuilt,
+        Ok(Some(Read { windows, rules, readings })) => {
+            (Kept { windows: windows.unwrap_or(fresh.windows), rules }, readings)
+        }
+        Ok(None) => (fresh, 0),
         Err(error) => {
             tracing::error!(%error, "{NOT_REBUILT}: reading the store failed; they begin anew");
             (fresh, 0)
@@ -64,6 +67,13 @@ impl Kept {
     fn begun_anew(&self) -> Self {
         Self { windows: self.windows.begun_anew(), rules: self.rules.begun_anew() }
     }
+}
+
+/// What came of it; windows that are `None` begin anew.
+struct Read {
+    windows: Option<Windows>,
+    rules: Rules,
+    readings: u64,
 }
 
 /// Reads once what is needed.
@@ -99,8 +109,8 @@ impl Reader {
         Self { past, clock, reaches, needed, began: clock::since_boot() }
     }
 
-    fn read(self, kept: Kept) -> (Kept, u64) {
-        let fresh = kept.begun_anew();
+    /// `None` when all begins anew.
+    fn read(self, kept: Kept) -> Option<Read> {
         let mut rebuilt = self.begin(kept);
         let mut judge = Judge::new(&self.past);
         let (mut readings, mut looked, mut is_late) = (0, 0_u32, false);
@@ -117,7 +127,7 @@ impl Reader {
         judge.end_commit(&mut rebuilt);
         // Nothing more is taken in, so nothing is missed.
         if self.past.stop.is_cancelled() {
-            return (fresh, 0);
+            return None;
         }
         let took_ms = self.took().as_millis();
         let reason = match found {
@@ -127,17 +137,17 @@ impl Reader {
                     readings,
                     "{NOT_REBUILT}: reading the store takes too long; they begin anew"
                 );
-                return (fresh, 0);
+                return None;
             }
             Err(error) => {
                 tracing::warn!(%error, "{NOT_REBUILT}: the store cannot be read; they begin anew");
-                return (fresh, 0);
+                return None;
             }
             Ok(found) => found,
         };
         self.tell(&reason, readings);
         let rules = rebuilt.recall.finish(clock::boot_seconds(), reason.end);
-        (Kept { windows: rebuilt.windows.unwrap_or(fresh.windows), rules }, readings)
+        Some(Read { windows: rebuilt.windows, rules, readings })
     }
 
     /// Without what must not be remembered: what was taken in while nothing was to leave does not leave later, in a

@@ -49,7 +49,7 @@ pub struct Recall {
     judges: Vec<bool>,
     numbers: HashMap<String, usize>,
     sight: Sight,
-    /// False once there are readings that must not be remembered.
+    /// False where they tell nothing, and once there are some that must not be remembered.
     takes_readings: bool,
     /// Rule, and sensor and time of the reading, of every event of the present commit.
     fires: HashSet<(usize, u64)>,
@@ -91,21 +91,24 @@ impl Recall {
     pub fn new(mut rules: Rules, sight: Sight) -> Self {
         let Rules { rules: all, composites, .. } = &mut rules;
         let mut judges = Vec::with_capacity(all.len());
+        let mut takes_readings = false;
         for (index, rule) in all.iter_mut().enumerate() {
             rule.is_muted = true;
-            let is_told = rule.remembers() || composites.ask_for(index);
+            let is_asked_for = composites.ask_for(index);
             let sees = (sight.metadata || !rule.asks_for(Expression::uses_metadata))
                 && (sight.unit || !rule.asks_for(Expression::uses_unit));
-            judges.push(is_told && sees);
+            takes_readings |= sees && (rule.remembers() || is_asked_for);
+            // The reading before is remembered for all of them without asking any.
+            judges.push(sees && (rule.slot.is_some() || is_asked_for));
         }
         let numbers = all.iter().enumerate().map(|(index, rule)| (rule.name().to_owned(), index)).collect();
         let fires = HashSet::new();
-        Self { rules, judges, numbers, sight, takes_readings: true, fires }
+        Self { rules, judges, numbers, sight, takes_readings, fires }
     }
 
     /// Whether readings tell it anything.
     pub fn takes_readings(&self) -> bool {
-        self.takes_readings && self.judges.contains(&true)
+        self.takes_readings
     }
 
     /// Whether the events of the rule of this name tell it anything.
