@@ -13,9 +13,11 @@ for line in open(f"/proc/{pid}/cgroup"):
         group = f"/sys/fs/cgroup{path}"
 with open(f"{group}/cgroup.procs", "w") as file:
     file.write(str(os.getpid()))
-taken = []
-# A page at a time is written to, so that it is there.
+# In no process's own memory, which would count for as much as the score of a small agent.
+taken = os.memfd_create("hog")
+megabytes = 0
 while os.path.exists(f"/proc/{pid}"):
-    if len(taken) > 1024:
+    if megabytes > 1024:
         sys.exit("1 GiB was taken and nobody was killed: there is no limit")
-    taken.append(bytearray(b"x" * 1048576))
+    os.write(taken, b"x" * 1048576)
+    megabytes += 1
