@@ -1,14 +1,18 @@
 //! What one reading goes through: validation, the privacy firewall, rules, windows, encoding.
 
+mod out;
+
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::action::{Doors, Occasion};
+use out::{About, Acts, Out, copies};
+
+use crate::action::Doors;
 use crate::clock::mark::{self, Mark};
 use crate::privacy::{self, Action, Firewall, Verdict};
-use crate::reading::{Batch, Committed, Reading, Refusal, Severity};
-use crate::store::{Lane, Staged};
+use crate::reading::{Batch, Committed, Reading, Refusal};
+use crate::store::Staged;
 
-use super::rule::{Fired, Judged, Rule, Rules, Silent};
+use super::rule::{Fired, Judged, Rules, Silent};
 use super::selection::{Selected, Selection};
 use super::window::{WindowResult, Windows};
 use super::{Counters, Standing, encode, validate};
@@ -199,109 +203,6 @@ struct Stamp<'a> {
     standing: &'a Standing<'a>,
 }
 
-/// Which event, besides its reading.
-#[derive(Clone, Copy)]
-struct About<'a> {
-    rule: &'a Rule,
-    /// Unix seconds UTC.
-    timestamp: f64,
-    metadata: &'a str,
-    /// Of the event's own time.
-    mark: Option<Mark<'a>>,
-}
-
-impl<'a> About<'a> {
-    /// Of a reading, at its time.
-    fn reading(rule: &'a Rule, timestamp: f64, mark: Option<Mark<'a>>) -> Self {
-        Self { rule, timestamp, metadata: "{}", mark }
-    }
-}
-
-/// What events start, whatever is selected of their sensor for delivery.
-#[derive(Clone, Copy)]
-struct Acts<'a> {
-    doors: &'a Doors,
-    /// Delivery is on.
-    delivers: bool,
-}
-
-/// Where the copies of one item go.
-struct Out<'a> {
-    staged: &'a mut Staged,
-    deliver: bool,
-    acts: Acts<'a>,
-    mark: Option<Mark<'a>>,
-}
-
-impl Out<'_> {
-    /// Puts what may leave into the lane of telemetry, and what may not, or differs, into the local one.
-    ///
-    /// What leaves says how many readings of its sensor a deadband held back before it.
-    fn stage(&mut self, outbound: Option<Reading<'_>>, local: Option<Reading<'_>>, suppressed: u32) {
-        // Without delivery one copy is enough: the fuller one.
-        let outbound = if self.deliver || local.is_none() { outbound } else { None };
-        let mark = self.mark;
-        if let Some(reading) = outbound {
-            let lane = if self.deliver { Lane::Telemetry } else { Lane::Local };
-            let metadata = encode::with_suppressed(reading.metadata, suppressed);
-            let reading = Reading { metadata: &metadata, ..reading };
-            self.push(lane, reading.timestamp, |out| encode::reading(out, reading, mark));
-        }
-        if let Some(reading) = local {
-            self.push(Lane::Local, reading.timestamp, |out| encode::reading(out, reading, mark));
-        }
-    }
-
-    /// An event goes the way of the reading that fired it: it stays on the device when the reading does.
-    fn stage_event(&mut self, about: About<'_>, outbound: Option<Reading<'_>>, local: Option<Reading<'_>>) {
-        let About { rule, timestamp, metadata, mark: event_mark } = about;
-        let lane = match rule.severity() {
-            Severity::Critical => Lane::Critical,
-            Severity::Warning => Lane::Anomaly,
-            Severity::Info => Lane::Telemetry,
-        };
-        let (lane, about) = match outbound {
-            Some(reading) if self.deliver => (lane, Some(reading)),
-            _ => (Lane::Local, local.or(outbound)),
-        };
-        let Some(about) = about else { return };
-        let text = encode::EventText {
-            rule_name: rule.name(),
-            timestamp,
-            severity: rule.severity(),
-            message: rule.message(),
-            metadata,
-            mark: event_mark,
-        };
-        let mark = self.mark;
-        self.push(lane, timestamp, |out| encode::event(out, text, Some(about), mark));
-        if event_mark.is_some() && mark.is_none() {
-            self.staged.note_provisional(lane);
-        }
-        self.start_actions(rule, text, outbound);
-    }
-
-    /// Keeps places for what the event starts; each gets what may leave the device, wherever it is.
-    fn start_actions(&mut self, rule: &Rule, text: encode::EventText<'_>, outbound: Option<Reading<'_>>) {
-        let (mark, Acts { doors, delivers }) = (self.mark, self.acts);
-        let sensor = outbound.map(|reading| reading.sensor_name);
-        let occasion = Occasion { rule: rule.name(), sensor, delivers };
-        for door in rule.actions().iter().filter_map(|name| doors.get(name)) {
-            let admitted = door.admit(occasion, |out| encode::event(out, text, outbound, mark));
-            if let Some(admitted) = admitted {
-                self.staged.after_commit(move || admitted.start());
-            }
-        }
-    }
-
-    fn push(&mut self, lane: Lane, timestamp: f64, write: impl FnOnce(&mut Vec<u8>)) {
-        self.staged.push(lane, timestamp, write);
-        if self.mark.is_some() {
-            self.staged.note_provisional(lane);
-        }
-    }
-}
-
 /// What the results of windows pass through.
 struct Results<'a, 's> {
     firewall: &'a mut Firewall,
@@ -344,15 +245,6 @@ impl Results<'_, '_> {
     }
 }
 
-/// The copies of a reading for an event that may not leave although the reading may, or of one that may.
-fn copies<'r>(
-    leaves: bool,
-    outbound: Option<Reading<'r>>,
-    local: Option<Reading<'r>>,
-) -> (Option<Reading<'r>>, Option<Reading<'r>>) {
-    if leaves { (outbound, local) } else { (None, local.or(outbound)) }
-}
-
 /// The event of a sensor that went silent carries its last reading, as privacy leaves that now.
 fn emit_silence(
     firewall: &mut Firewall,
@@ -378,143 +270,4 @@ fn emit_silence(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::pipeline::rule;
-    use crate::privacy::{HashKey, SensorRule};
-
-    #[test]
-    fn a_refusal_of_a_private_sensor_is_counted_without_its_name() {
-        let rule = |sensor: &str, action| SensorRule { sensor: sensor.to_owned(), action };
-        let settings = privacy::Settings {
-            enabled: true,
-            rules: vec![rule("badge-*", Action::Hash), rule("*-bedroom", Action::Drop)],
-            ..privacy::Settings::default()
-        };
-        let mut stages = Stages {
-            firewall: Firewall::new(&settings, HashKey::new(&[7; 32])),
-            rules: Rules::new(&[]).unwrap(),
-            windows: Windows::new(&[]),
-            selection: Selection::new(&[]),
-            doors: Doors::default(),
-            deliver: true,
-        };
-        let mut batch = Batch::default();
-        let long = format!("{}-bedroom", "x".repeat(300));
-        for sensor_name in ["badge-7", "door", &long] {
-            batch.push(Reading { sensor_name, timestamp: 0.0, value: 1.0, unit: "", metadata: "{}" });
-        }
-        for sensor in ["the-bedroom", "door", &long] {
-            batch.refuse(Refusal::Malformed, sensor);
-        }
-        let counters = Counters::default();
-        let now = 1_800_000_000.0;
-        let standing = Standing { boot: "b", offset: now, now, is_synchronised: true };
-        let committed = stages.take_in(&batch, &standing, &mut Staged::default(), &counters);
-        assert_eq!((committed.accepted, committed.refused), (0, 6));
-        let names: Vec<_> = counters.refused_by_sensor().into_keys().collect();
-        assert_eq!(names, ["", "door"]);
-    }
-
-    #[test]
-    fn the_event_of_a_rule_over_rules_stays_on_the_device_where_one_of_its_readings_does() {
-        let plain = |name: &str, expr: &str| rule::Settings {
-            name: name.to_owned(),
-            condition_expr: expr.to_owned(),
-            ..rule::Settings::default()
-        };
-        let composite = rule::Composite {
-            all_of: vec!["open".to_owned(), "hot".to_owned()],
-            within: Duration::from_secs(60),
-            ..rule::Composite::default()
-        };
-        let over = rule::Settings { composite: Some(composite), ..plain("both", "True") };
-        let all = [plain("open", "ctx.sensor_name[:4] == 'door'"), plain("hot", "ctx.value > 80"), over];
-        let settings = privacy::Settings {
-            enabled: true,
-            local_only: vec![privacy::FieldPattern("door-private".to_owned())],
-            ..privacy::Settings::default()
-        };
-        for (door, is_outbound) in [("door-private", false), ("door", true)] {
-            let mut stages = Stages {
-                firewall: Firewall::new(&settings, HashKey::new(&[7; 32])),
-                rules: Rules::new(&all).unwrap(),
-                windows: Windows::new(&[]),
-                selection: Selection::new(&[]),
-                doors: Doors::default(),
-                deliver: true,
-            };
-            let mut batch = Batch::default();
-            let now = 1_800_000_000.0;
-            for (sensor_name, value) in [(door, 1.0), ("oven", 90.0)] {
-                batch.push(Reading { sensor_name, timestamp: now, value, unit: "", metadata: "{}" });
-            }
-            let standing = Standing { boot: "b", offset: now, now, is_synchronised: true };
-            let mut staged = Staged::default();
-            stages.take_in(&batch, &standing, &mut staged, &Counters::default());
-            let holds = |lane: Lane| String::from_utf8_lossy(staged.lines(lane)).contains("both");
-            assert_eq!((holds(Lane::Telemetry), holds(Lane::Local)), (is_outbound, !is_outbound), "{door}");
-        }
-    }
-
-    #[test]
-    fn the_event_of_a_silent_sensor_is_what_privacy_makes_of_its_last_reading() {
-        let settings = privacy::Settings {
-            enabled: true,
-            redact_fields: vec![privacy::FieldPattern("operator".to_owned())],
-            local_only: vec![privacy::FieldPattern("gps".to_owned())],
-            ..privacy::Settings::default()
-        };
-        let silent = rule::Settings {
-            name: "silent".to_owned(),
-            condition_expr: "True".to_owned(),
-            severity: Severity::Critical,
-            silent: Some(Duration::from_secs(60)),
-            ..rule::Settings::default()
-        };
-        let mut stages = Stages {
-            firewall: Firewall::new(&settings, HashKey::new(&[7; 32])),
-            rules: Rules::new(&[silent]).unwrap(),
-            windows: Windows::new(&[]),
-            selection: Selection::new(&[]),
-            doors: Doors::default(),
-            deliver: true,
-        };
-        let metadata = r#"{"operator":"ann","gps":[1,2],"line":"a"}"#;
-        let mut batch = Batch::default();
-        batch.push_stamped(Reading { sensor_name: "door", timestamp: 5.0, value: 1.0, unit: "C", metadata });
-        let counters = Counters::default();
-        let at = |since_boot: f64| Standing {
-            boot: "b",
-            offset: 1e9,
-            now: 1e9 + since_boot,
-            is_synchronised: false,
-        };
-        let mut staged = Staged::default();
-        stages.take_in(&batch, &at(6.0), &mut staged, &counters);
-        let mut staged = Staged::default();
-        stages.tick(&at(65.9), &mut staged, &counters);
-        assert!(staged.is_empty());
-        stages.tick(&at(66.5), &mut staged, &counters);
-        assert!(staged.is_urgent());
-        let text = String::from_utf8(staged.lines(Lane::Critical).to_vec()).unwrap();
-        let event: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let clock =
-            |boot_time| serde_json::json!({"quality": "provisional", "boot_time": boot_time, "boot": "b"});
-        assert_eq!(
-            event,
-            serde_json::json!({
-                "rule_name": "silent", "timestamp": 1_000_000_066.5, "severity": "critical",
-                "message": "Rule 'silent' fired",
-                "sensor_readings": [{
-                    "sensor_name": "door", "timestamp": 1_000_000_005.0, "value": 1.0, "unit": "C",
-                    "metadata": {"line": "a", "_clock": clock(5.0)},
-                }],
-                "metadata": {"silent_seconds": 60.5, "_clock": clock(66.5)},
-            })
-        );
-        assert_eq!(counters.events_triggered.load(Relaxed), 1);
-    }
-}
+mod tests;

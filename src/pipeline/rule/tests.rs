@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::reading::Severity;
 
 fn settings(name: &str, condition_expr: &str, cooldown_seconds: u64) -> Settings {
     Settings {
@@ -95,21 +96,6 @@ fn a_reload_keeps_cooldowns_of_unchanged_rules_and_counters_of_all() {
     assert_eq!(fires(&mut rules, reading("x", 1060.0, 1.0)), ["new", "same"]);
     assert_eq!(count(&rules, "changed"), (2, 0));
     assert_eq!(count(&rules, "same"), (2, 0));
-}
-
-#[test]
-fn trouble_begins_once_and_ends_once_however_readings_alternate() {
-    let mut trouble = None;
-    let at = Duration::from_secs;
-    assert!(Trouble::met(&mut trouble, at(100)));
-    for second in 101..110 {
-        assert_eq!(Trouble::absent(&mut trouble, at(second)), None);
-        assert!(!Trouble::met(&mut trouble, at(second)));
-    }
-    assert_eq!(Trouble::absent(&mut trouble, at(168)), None);
-    let ended = Trouble::absent(&mut trouble, at(169));
-    assert_eq!(ended, Some(Trouble { since: at(100), last: at(109), errors: 10 }));
-    assert_eq!(trouble, None);
 }
 
 #[test]

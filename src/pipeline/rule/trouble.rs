@@ -36,3 +36,23 @@ impl Trouble {
 
 /// A rule counts as recovered after this long without an error.
 const TROUBLE_QUIET_MIN: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_begins_once_and_ends_once_however_readings_alternate() {
+        let mut trouble = None;
+        let at = Duration::from_secs;
+        assert!(Trouble::met(&mut trouble, at(100)));
+        for second in 101..110 {
+            assert_eq!(Trouble::absent(&mut trouble, at(second)), None);
+            assert!(!Trouble::met(&mut trouble, at(second)));
+        }
+        assert_eq!(Trouble::absent(&mut trouble, at(168)), None);
+        let ended = Trouble::absent(&mut trouble, at(169));
+        assert_eq!(ended, Some(Trouble { since: at(100), last: at(109), errors: 10 }));
+        assert_eq!(trouble, None);
+    }
+}
