@@ -1,13 +1,21 @@
 //! Blocks: the items of one lane and one commit, as zstd-compressed JSON lines, or as the columns of
 //! those where that is shorter.
 
+mod statement;
+
 use std::ops::ControlFlow;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+pub use statement::{TABLES, create_tables, tables_from_1, tables_from_2};
+
 use super::boot::BootTime;
 use super::staged::{LaneText, Piece};
 use super::{Error, Lane, columns};
+use statement::{
+    DELETE, DELETE_WITHIN, EACH, FIND_AFTER, FIND_HOLDING, HEAD_OF, INSERT, LOWEST, NEWEST, NEWEST_AT,
+    NEWEST_MESSAGES, REPLACE, TIME_OF, TIMES, sql,
+};
 
 /// Of the columns of readings; higher levels gain little.
 const ZSTD_LEVEL: i32 = 1;
@@ -340,180 +348,5 @@ pub fn number(sequence: u64) -> i64 {
     i64::try_from(sequence).expect("sequence numbers stay below 2^63")
 }
 
-/// Each lane has a table of its own, so that every lane appends at the end of a B-tree: SQLite then
-/// writes one leaf page instead of rebalancing its neighbours.
-macro_rules! per_lane {
-    ($name:ident, $before:literal, $after:literal) => {
-        const $name: [&str; 7] = [
-            concat!($before, "block_critical", $after),
-            concat!($before, "block_anomaly", $after),
-            concat!($before, "block_telemetry", $after),
-            concat!($before, "block_logs", $after),
-            concat!($before, "block_local", $after),
-            concat!($before, "block_minute", $after),
-            concat!($before, "block_quarter", $after),
-        ];
-    };
-}
-
-per_lane!(NAMES, "", "");
-per_lane!(
-    INSERT,
-    "INSERT INTO ",
-    " (first, count, time_min, time_max, boot, boot_ms, raw_bytes, messages, data)
-       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
-);
-// What is longer than zstd can make of BLOCK_BYTES_MAX is not even read.
-per_lane!(
-    FIND_HOLDING,
-    "SELECT first, count, raw_bytes, CASE WHEN length(data) <= 4210688 THEN data END AS data FROM ",
-    " WHERE first <= ?1 ORDER BY first DESC LIMIT 1"
-);
-per_lane!(
-    FIND_AFTER,
-    "SELECT first, count, raw_bytes, CASE WHEN length(data) <= 4210688 THEN data END AS data FROM ",
-    " WHERE first > ?1 ORDER BY first LIMIT 1"
-);
-per_lane!(TIME_OF, "SELECT time_min FROM ", " WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
-per_lane!(TIMES, "SELECT time_min, time_max FROM ", " WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
-per_lane!(
-    REPLACE,
-    "UPDATE ",
-    " SET time_min = ?1, time_max = ?2, raw_bytes = ?3, data = ?4 WHERE first = ?5"
-);
-per_lane!(NEWEST, "SELECT first, count FROM ", " ORDER BY first DESC LIMIT 1");
-per_lane!(LOWEST, "SELECT min(first) FROM ", "");
-per_lane!(DELETE_WITHIN, "DELETE FROM ", " WHERE first >= ?1 AND first < ?2");
-per_lane!(
-    EACH,
-    "SELECT first, count, time_min, time_max, boot, boot_ms, raw_bytes FROM ",
-    " WHERE first >= ?1 ORDER BY first"
-);
-per_lane!(
-    HEAD_OF,
-    "SELECT first, count, time_min, time_max, boot, boot_ms, raw_bytes FROM ",
-    " WHERE first <= ?1 ORDER BY first DESC LIMIT 1"
-);
-per_lane!(DELETE, "DELETE FROM ", " WHERE first = ?1");
-per_lane!(
-    CREATE,
-    "CREATE TABLE ",
-    " (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, time_min REAL NOT NULL, time_max REAL NOT NULL,
-       boot INTEGER NOT NULL, boot_ms INTEGER NOT NULL, raw_bytes INTEGER NOT NULL, messages BLOB, data BLOB NOT NULL)"
-);
-per_lane!(ADD_BOOT, "ALTER TABLE ", " ADD COLUMN boot INTEGER NOT NULL DEFAULT 0");
-per_lane!(ADD_BOOT_MS, "ALTER TABLE ", " ADD COLUMN boot_ms INTEGER NOT NULL DEFAULT 0");
-per_lane!(ADD_MESSAGES, "ALTER TABLE ", " ADD COLUMN messages BLOB");
-// In front of the items in a row, so that those are not read. What is longer than any is damage.
-per_lane!(
-    NEWEST_MESSAGES,
-    "SELECT boot, boot_ms, CASE WHEN length(messages) <= 65536 THEN messages END FROM ",
-    " ORDER BY first DESC LIMIT ?1"
-);
-per_lane!(NEWEST_AT, "SELECT boot, boot_ms FROM ", " ORDER BY first DESC LIMIT 1");
-
-/// The tables, in the order of [`Lane::ALL`].
-pub const TABLES: [&str; 7] = NAMES;
-
-/// The statements that make the tables.
-pub fn create_tables() -> [&'static str; 7] {
-    CREATE
-}
-
-/// The statements that bring the tables of schema version 1 to version 3.
-pub fn tables_from_1() -> impl Iterator<Item = &'static str> {
-    let old = |statements: [&'static str; 7]| statements.into_iter().take(LANES_OF_1);
-    old(ADD_BOOT).chain(old(ADD_BOOT_MS)).chain(old(ADD_MESSAGES)).chain(CREATE.into_iter().skip(LANES_OF_1))
-}
-
-/// The statements that bring the tables of schema version 2 to version 3.
-pub fn tables_from_2() -> [&'static str; 7] {
-    ADD_MESSAGES
-}
-
-/// Lanes of schema version 1.
-const LANES_OF_1: usize = 5;
-
-fn sql(lane: Lane, per_lane: &[&'static str; 7]) -> &'static str {
-    per_lane[lane.index()]
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn database() -> Connection {
-        super::super::schema::in_memory().unwrap()
-    }
-
-    /// What is wrong with a block that begins at 1 and was written as three lines.
-    fn damage_of(change: &str) -> String {
-        let (db, mut codec) = (database(), Codec::new().unwrap());
-        let data = codec.compress(b"{}\n{}\n{}\n").unwrap();
-        db.execute("INSERT INTO block_logs VALUES (1, 3, 0, 0, 0, 0, 9, NULL, ?1)", [data]).unwrap();
-        db.execute(&format!("UPDATE block_logs SET {change}"), []).unwrap();
-        match at_or_after(&db, &mut codec, Lane::Logs, 1) {
-            Ok(block) => panic!("{change}: {:?}", block.map(|block| block.lines)),
-            Err(error) => error.to_string(),
-        }
-    }
-
-    #[test]
-    fn a_block_that_does_not_hold_what_it_says_is_damaged() {
-        for (change, expected) in [
-            ("count = 4", "it says 4 items and holds 3 lines"),
-            ("count = 2", "it says 2 items and holds 3 lines"),
-            ("count = 0", "it says 0 items from number 1 on"),
-            ("count = -3", "it says -3 items from number 1 on"),
-            ("count = 9223372036854775807", "it says 9223372036854775807 items"),
-            ("first = -1", "it says 3 items from number -1 on"),
-            ("count = 'x'", "its column count holds Text"),
-            ("count = 1.5", "its column count holds Real"),
-            ("data = 'x'", "its column data holds Text"),
-            ("raw_bytes = 8", "is damaged"),
-            ("raw_bytes = 10", "it claims 10 bytes and holds 9"),
-            ("raw_bytes = -1", "it claims 18446744073709551615 bytes"),
-        ] {
-            let found = damage_of(change);
-            assert!(
-                found.starts_with("a block is damaged: ") && found.contains(expected),
-                "{change}: {found}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_block_that_is_longer_than_any_is_not_even_read() {
-        let db = database();
-        let mut codec = Codec::new().unwrap();
-        let longest = zstd::zstd_safe::compress_bound(BLOCK_BYTES_MAX);
-        for (bytes, detail) in
-            [(longest, "a block is damaged: Error"), (longest + 1, "its column data holds Null")]
-        {
-            db.execute("DELETE FROM block_logs", []).unwrap();
-            db.execute(
-                "INSERT INTO block_logs VALUES (1, 1, 0, 0, 0, 0, 1, NULL, zeroblob(?1))",
-                [bytes as i64],
-            )
-            .unwrap();
-            let Err(error) = at_or_after(&db, &mut codec, Lane::Logs, 1) else { panic!("{bytes} bytes") };
-            assert!(error.to_string().contains(detail), "{error}");
-        }
-    }
-
-    /// 200,000 lines of 16 numbers would take 50 MB before the first is written.
-    #[test]
-    fn columns_of_more_than_a_piece_are_not_taken_apart() {
-        let mut codec = Codec::new().unwrap();
-        let columns = [&[columns::MARK, 1][..], &[0; 16], b"\n\xc0\x9a\x0c", &[0; 200_000]].concat();
-        let data = zstd::bulk::compress(&columns, ZSTD_LEVEL).unwrap();
-        let damage =
-            |raw_bytes, codec: &mut Codec| codec.decompress(&data, raw_bytes).unwrap_err().to_string();
-        assert!(damage(BLOCK_BYTES_MAX, &mut codec).contains("its columns claim 4194304 bytes"));
-        assert!(damage(PIECE_BYTES_MAX, &mut codec).contains("its lines do not fit its size"));
-
-        let long = [&vec![b'1'; PIECE_BYTES_MAX][..], b", 2, 2\n"].concat();
-        let data = codec.compress(&long).unwrap();
-        assert_eq!(codec.decompress(&data, long.len()).unwrap(), long);
-    }
-}
+mod tests;
