@@ -104,8 +104,16 @@ class Recipes(LayerCase):
 
     def test_the_source_is_one_commit_of_this_repository(self):
         d, _ = self.parse("pyvorin-edge")
-        self.assertRegex(d.getVar("SRCREV_agent"), "^[0-9a-f]{40}$")
+        self.assertRegex(d.getVar("SRCREV"), "^[0-9a-f]{40}$")
         self.assertNotIn("git+", (ROOT / "Cargo.lock").read_text())
+
+    def test_the_cargo_class_does_not_take_the_source_for_a_patched_crate(self):
+        # It does so with every repository that has a name and a destsuffix, and cargo ends with an error.
+        d, _ = self.parse("pyvorin-edge")
+        urls = [url for url in d.getVar("SRC_URI").split() if url.startswith("git://")]
+        self.assertEqual(len(urls), 1)
+        self.assertIn(";destsuffix=", urls[0])
+        self.assertNotIn(";name=", urls[0])
 
 
 class Board(LayerCase):

@@ -5,9 +5,9 @@ require pyvorin-edge-crates.inc
 LIC_FILES_CHKSUM = "file://LICENSE;md5=3b83ef96387f14655fc854ddc3c6bd57"
 
 PYVORIN_EDGE_GIT ?= "git://github.com/pyvorin/pyvorin-edge.git;protocol=https;branch=main"
-SRC_URI += "${PYVORIN_EDGE_GIT};name=agent;destsuffix=${BP}"
-SRCREV_agent = "${PYVORIN_EDGE_COMMIT}"
-SRCREV_FORMAT = "agent"
+# Without a name: the cargo class takes what has a name and a destsuffix for a patched crate, and cargo refuses that.
+SRC_URI += "${PYVORIN_EDGE_GIT};destsuffix=${BP}"
+SRCREV = "${PYVORIN_EDGE_COMMIT}"
 
 inherit cargo cargo-update-recipe-crates
 
@@ -25,6 +25,8 @@ python () {
 # The class installs every executable that it finds. The file sets how the C libraries are built; cargo runs outside
 # of the sources and would not look for it there.
 CARGO_BUILD_FLAGS:append = " --bin pyv-edge-agent --config ${S}/.cargo/config.toml"
+# The C of crates lies there; package_qa refuses paths of the build in what gdb reads.
+CFLAGS += "-ffile-prefix-map=${CARGO_HOME}=${TARGET_DBGSRC_DIR}/cargo_home"
 # Stripping is BitBake's, else there is nothing left for the -dbg package.
 export CARGO_PROFILE_RELEASE_STRIP = "none"
 
