@@ -98,6 +98,11 @@ impl Parser<'_> {
             _ if Field::from_name(name).is_some() => {
                 self.refuse(format!("'{name}' is not available; write ctx.{name}"))
             }
+            // The name is not what is wrong.
+            _ if matches!(self.peek_second(), TokenKind::Name("for") | TokenKind::Operator(":=" | "=")) => {
+                self.take();
+                self.refuse_token("a value")
+            }
             _ => self.refuse(format!("'{name}' is not available; {BUILTINS}; {FIELDS}")),
         }
     }
