@@ -107,14 +107,16 @@ async fn within_32_mib_a_flood_of_100_000_sensors_with_an_endpoint_that_hangs_is
         .await
         .unwrap_or_else(|_| panic!("it takes too long\n{}", daemon.log()));
     let counts = limited.cgroup.counts().unwrap();
-    let health = daemon.health().await;
+    // An answer is on its way before its readings are let go.
+    let is_empty =
+        |health: &Value| health["memory"]["in_flight_bytes"] == 0 && health["memory"]["ingest_bytes"] == 0;
+    let health = daemon.health_shows("nothing is held", is_empty).await;
     println!("{counts:?}, {}", health["memory"]);
     assert_eq!(counts.oom_kills, 0, "{counts:?}");
     assert_eq!(health["agent"]["readings_processed"], sent);
     assert!(health["store"]["items_stored"].as_u64().unwrap() >= sent, "{}", health["store"]);
     let memory = &health["memory"];
     assert_eq!(memory["limit_bytes"], 32 * MIB);
-    assert_eq!((&memory["in_flight_bytes"], &memory["ingest_bytes"]), (&0.into(), &0.into()));
     let (peak, planned) = (memory["peak_bytes"].as_u64().unwrap(), memory["planned_bytes"].as_u64().unwrap());
     assert!(peak > 0 && peak <= planned, "{memory}");
     daemon.stop().await;
