@@ -12,6 +12,9 @@ inherit features_check packagegroup
 
 REQUIRED_DISTRO_FEATURES = "systemd"
 
+# With the Rust of scarthgap there is no agent, which is said to whoever asks for it; `bitbake world` asks for nothing.
+EXCLUDE_FROM_WORLD = "1"
+
 RDEPENDS:${PN} = "\
     ca-certificates \
     pyvorin-edge \
