@@ -18,6 +18,24 @@ macro_rules! per_lane {
     };
 }
 
+/// What [`Head::read`](super::Head) reads.
+macro_rules! heads {
+    ($name:ident, $which:literal) => {
+        per_lane!($name, "SELECT first, count, time_min, time_max, boot, boot_ms, raw_bytes FROM ", $which);
+    };
+}
+
+/// What makes a [`Block`](super::Block). What is longer than zstd can make of BLOCK_BYTES_MAX is not even read.
+macro_rules! blocks {
+    ($name:ident, $which:literal) => {
+        per_lane!(
+            $name,
+            "SELECT first, count, raw_bytes, CASE WHEN length(data) <= 4210688 THEN data END AS data FROM ",
+            $which
+        );
+    };
+}
+
 per_lane!(NAMES, "", "");
 per_lane!(
     INSERT,
@@ -25,17 +43,8 @@ per_lane!(
     " (first, count, time_min, time_max, boot, boot_ms, raw_bytes, messages, data)
        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
 );
-// What is longer than zstd can make of BLOCK_BYTES_MAX is not even read.
-per_lane!(
-    FIND_HOLDING,
-    "SELECT first, count, raw_bytes, CASE WHEN length(data) <= 4210688 THEN data END AS data FROM ",
-    " WHERE first <= ?1 ORDER BY first DESC LIMIT 1"
-);
-per_lane!(
-    FIND_AFTER,
-    "SELECT first, count, raw_bytes, CASE WHEN length(data) <= 4210688 THEN data END AS data FROM ",
-    " WHERE first > ?1 ORDER BY first LIMIT 1"
-);
+blocks!(FIND_HOLDING, " WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
+blocks!(FIND_AFTER, " WHERE first > ?1 ORDER BY first LIMIT 1");
 per_lane!(TIME_OF, "SELECT time_min FROM ", " WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
 per_lane!(TIMES, "SELECT time_min, time_max FROM ", " WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
 per_lane!(
@@ -46,16 +55,8 @@ per_lane!(
 per_lane!(NEWEST, "SELECT first, count FROM ", " ORDER BY first DESC LIMIT 1");
 per_lane!(LOWEST, "SELECT min(first) FROM ", "");
 per_lane!(DELETE_WITHIN, "DELETE FROM ", " WHERE first >= ?1 AND first < ?2");
-per_lane!(
-    EACH,
-    "SELECT first, count, time_min, time_max, boot, boot_ms, raw_bytes FROM ",
-    " WHERE first >= ?1 ORDER BY first"
-);
-per_lane!(
-    HEAD_OF,
-    "SELECT first, count, time_min, time_max, boot, boot_ms, raw_bytes FROM ",
-    " WHERE first <= ?1 ORDER BY first DESC LIMIT 1"
-);
+heads!(EACH, " WHERE first >= ?1 ORDER BY first");
+heads!(HEAD_OF, " WHERE first <= ?1 ORDER BY first DESC LIMIT 1");
 per_lane!(DELETE, "DELETE FROM ", " WHERE first = ?1");
 per_lane!(
     CREATE,
