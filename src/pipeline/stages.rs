@@ -270,4 +270,4 @@ fn emit_silence(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::*;
 use crate::lifecycle::watchdog::Progress;
 use crate::pipeline::rule;
-use crate::pipeline::selection::Selection;
+use crate::pipeline::stages::tests::stages;
 use crate::pipeline::window::{Aggregation, Kind, Settings};
-use crate::pipeline::{Counters, Stages, Standing};
-use crate::privacy::{Action, FieldPattern, Firewall, SensorRule};
+use crate::pipeline::{Counters, Standing};
+use crate::privacy::{Action, FieldPattern, SensorRule};
 use crate::reading::{Batch, Reading, Severity};
 use crate::store::export::{Fields, Item};
 use crate::store::tests::settings;
@@ -35,17 +35,6 @@ fn past(folder: &Path, privacy: privacy::Settings) -> Past {
         key: HashKey::new(&[7; 32]),
         delivers: true,
         stop: CancellationToken::new(),
-    }
-}
-
-fn stages(Kept { windows, rules }: Kept, privacy: &privacy::Settings) -> Stages {
-    Stages {
-        firewall: Firewall::new(privacy, HashKey::new(&[7; 32])),
-        rules,
-        windows,
-        selection: Selection::new(&[]),
-        doors: Default::default(),
-        deliver: true,
     }
 }
 
@@ -127,7 +116,7 @@ async fn live(
     mut random: fastrand::Rng,
     kills: &[u32],
 ) -> BTreeMap<(String, String, i64), u64> {
-    let windows = [
+    let definitions = [
         window("minute", Some("*"), 60, 60),
         window("rolling", Some("s*"), 20, 5),
         window("all", None, 30, 30),
@@ -138,9 +127,10 @@ async fn live(
         local_only: vec![FieldPattern("gps".to_owned())],
         ..privacy::Settings::default()
     };
-    let kept = || Kept { windows: Windows::new(&windows), rules: Rules::new(&all_rules()).unwrap() };
+    let kept = || Kept { windows: Windows::new(&definitions), rules: Rules::new(&all_rules()).unwrap() };
     let counters = Counters::default();
-    let mut running = stages(kept(), &privacy);
+    let Kept { windows, rules } = kept();
+    let mut running = stages(rules, windows, &privacy);
     running.windows.resume(T);
     let (mut store, mut end) = open(settings(folder, 1 << 30), Arc::new(Progress::default())).unwrap();
     for second in 0..200 {
@@ -151,9 +141,9 @@ async fn live(
             (store, end) = open(settings(folder, 1 << 30), Arc::new(Progress::default())).unwrap();
             let clock = Clock { boot: BOOT.to_owned(), offset: T - 1000.0 };
             let past = past(folder, privacy.clone());
-            let (mut kept, _) = rebuild(past, kept(), clock).await;
-            kept.windows.resume(now);
-            running = stages(kept, &privacy);
+            let (Kept { mut windows, rules }, _) = rebuild(past, kept(), clock).await;
+            windows.resume(now);
+            running = stages(rules, windows, &privacy);
         }
         let mut staged = Staged::default();
         running.tick(&standing(now), &mut staged, &counters);

@@ -6,6 +6,18 @@ use crate::privacy::{HashKey, SensorRule};
 use crate::reading::Severity;
 use crate::store::Lane;
 
+/// These rules and windows behind this privacy, with delivery.
+pub(in crate::pipeline) fn stages(rules: Rules, windows: Windows, privacy: &privacy::Settings) -> Stages {
+    Stages {
+        firewall: Firewall::new(privacy, HashKey::new(&[7; 32])),
+        rules,
+        windows,
+        selection: Selection::new(&[]),
+        doors: Doors::default(),
+        deliver: true,
+    }
+}
+
 #[test]
 fn a_refusal_of_a_private_sensor_is_counted_without_its_name() {
     let rule = |sensor: &str, action| SensorRule { sensor: sensor.to_owned(), action };
@@ -14,14 +26,7 @@ fn a_refusal_of_a_private_sensor_is_counted_without_its_name() {
         rules: vec![rule("badge-*", Action::Hash), rule("*-bedroom", Action::Drop)],
         ..privacy::Settings::default()
     };
-    let mut stages = Stages {
-        firewall: Firewall::new(&settings, HashKey::new(&[7; 32])),
-        rules: Rules::new(&[]).unwrap(),
-        windows: Windows::new(&[]),
-        selection: Selection::new(&[]),
-        doors: Doors::default(),
-        deliver: true,
-    };
+    let mut stages = stages(Rules::new(&[]).unwrap(), Windows::new(&[]), &settings);
     let mut batch = Batch::default();
     let long = format!("{}-bedroom", "x".repeat(300));
     for sensor_name in ["badge-7", "door", &long] {
@@ -59,14 +64,7 @@ fn the_event_of_a_rule_over_rules_stays_on_the_device_where_one_of_its_readings_
         ..privacy::Settings::default()
     };
     for (door, is_outbound) in [("door-private", false), ("door", true)] {
-        let mut stages = Stages {
-            firewall: Firewall::new(&settings, HashKey::new(&[7; 32])),
-            rules: Rules::new(&all).unwrap(),
-            windows: Windows::new(&[]),
-            selection: Selection::new(&[]),
-            doors: Doors::default(),
-            deliver: true,
-        };
+        let mut stages = stages(Rules::new(&all).unwrap(), Windows::new(&[]), &settings);
         let mut batch = Batch::default();
         let now = 1_800_000_000.0;
         for (sensor_name, value) in [(door, 1.0), ("oven", 90.0)] {
@@ -95,14 +93,7 @@ fn the_event_of_a_silent_sensor_is_what_privacy_makes_of_its_last_reading() {
         silent: Some(Duration::from_secs(60)),
         ..rule::Settings::default()
     };
-    let mut stages = Stages {
-        firewall: Firewall::new(&settings, HashKey::new(&[7; 32])),
-        rules: Rules::new(&[silent]).unwrap(),
-        windows: Windows::new(&[]),
-        selection: Selection::new(&[]),
-        doors: Doors::default(),
-        deliver: true,
-    };
+    let mut stages = stages(Rules::new(&[silent]).unwrap(), Windows::new(&[]), &settings);
     let metadata = r#"{"operator":"ann","gps":[1,2],"line":"a"}"#;
     let mut batch = Batch::default();
     batch.push_stamped(Reading { sensor_name: "door", timestamp: 5.0, value: 1.0, unit: "C", metadata });
